@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Connection management: listening, and the life of one connection.
+//!
+//! C header: [`include/rdma/rdma_cm.h`](srctree/include/rdma/rdma_cm.h)
+
+use super::{ffi, Device, Net, SocketAddr};
+use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
+use kernel::{
+    error::{from_err_ptr, to_result},
+    ffi::{c_int, c_void},
+    prelude::*,
+    str::CStrExt,
+    sync::{Arc, ArcBorrow, UniqueArc},
+    types::ForeignOwnable,
+};
+
+/// Which devices a listener takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    /// InfiniBand and RoCE.
+    InfiniBandOrRoce,
+    /// iWARP.
+    Iwarp,
+}
+
+/// What the CM tells about an id.
+pub(crate) enum CmEvent<'a> {
+    /// A listener's: a peer wants to connect.
+    ConnectRequest(Incoming<'a>),
+    /// Both sides have agreed. Data may have come before.
+    Established,
+    /// The peer, or we, ended the connection; the queue pair is in the error state.
+    Disconnected,
+    /// The connection did not come about.
+    Failed,
+    /// The device goes away: the id must be destroyed soon, but not in the handler.
+    DeviceRemoval,
+    /// Something that nobody needs to know.
+    Other,
+}
+
+/// Who gets the events of an [`Id`].
+pub(crate) trait CmOwner: Send + Sync + 'static {
+    /// Takes one event; on a worker, or for [`CmEvent::DeviceRemoval`] in the context of whoever
+    /// removes the device. May sleep. Events of one id come one at a time.
+    ///
+    /// The result matters for [`CmEvent::ConnectRequest`] only: with an error, the core refuses the
+    /// peer, unless the new id was adopted and is kept. Of other events it is ignored.
+    fn cm_event(this: ArcBorrow<'_, Self>, event: CmEvent<'_>) -> Result;
+}
+
+/// A CM id and its owner, shared by [`Id`] and the queue pair on it.
+///
+/// # Invariants
+///
+/// - `id` is valid until `drop`, and then is ours to destroy unless `left_to_core`.
+/// - `owner` is an `Arc<T>`'s foreign form and one reference; `drop_owner` is for the same `T`. It
+///   is the id's context.
+pub(super) struct RawId {
+    id: NonNull<ffi::rdma_cm_id>,
+    owner: *mut c_void,
+    drop_owner: unsafe fn(*mut c_void),
+    left_to_core: bool,
+}
+
+// SAFETY: CM functions may be called from any thread, and the owner is `Send + Sync`.
+unsafe impl Send for RawId {}
+// SAFETY: As above.
+unsafe impl Sync for RawId {}
+
+impl RawId {
+    pub(super) fn as_ptr(&self) -> *mut ffi::rdma_cm_id {
+        self.id.as_ptr()
+    }
+
+    fn new<T: CmOwner>(
+        slot: UniqueArc<core::mem::MaybeUninit<Self>>,
+        id: NonNull<ffi::rdma_cm_id>,
+        owner: *mut c_void,
+    ) -> Arc<Self> {
+        // INVARIANT: By the two callers.
+        slot.write(Self {
+            id,
+            owner,
+            drop_owner: drop_owner::<T>,
+            left_to_core: false,
+        })
+        .into()
+    }
+}
+
+impl Drop for RawId {
+    fn drop(&mut self) {
+        if !self.left_to_core {
+            // SAFETY: Valid and ours to destroy, by the type invariants; a queue pair on it would
+            // hold a reference to `self`.
+            unsafe { ffi::rdma_destroy_id(self.as_ptr()) };
+        }
+        // SAFETY: The reference is ours, by the type invariants. The handler, which borrows it, is
+        // not called any more: the id is destroyed, or the core has promised to (a handler's error
+        // return), and then we are in the last call.
+        unsafe { (self.drop_owner)(self.owner) };
+    }
+}
+
+/// # Safety
+///
+/// `owner` came from `Arc::<T>::into_foreign` and is not used afterwards.
+unsafe fn drop_owner<T: CmOwner>(owner: *mut c_void) {
+    // SAFETY: By the safety requirements.
+    drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign(owner) });
+}
+
+/// A CM id, with one reference to its owner.
+///
+/// Dropping it destroys it, after the queue pair on it if there is one, and waits for its handler:
+/// never drop the last of the two inside that handler, or under a lock that it takes. (Dropping a
+/// just adopted id inside the listener's handler is fine: the core destroys it then.)
+pub(crate) struct Id<T: CmOwner> {
+    raw: Arc<RawId>,
+    _owner: PhantomData<Arc<T>>,
+}
+
+/// What goes along when a connection is accepted.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ConnParam<'a> {
+    /// RDMA reads of the peer that we serve at a time.
+    pub(crate) responder_resources: u8,
+    /// RDMA reads that we have under way at a time.
+    pub(crate) initiator_depth: u8,
+    /// How often the fabric tries again.
+    pub(crate) retry_count: u8,
+    /// How often it does when the receiver was not ready; 7 is for ever.
+    pub(crate) rnr_retry_count: u8,
+    /// For the peer's CM.
+    pub(crate) private_data: &'a [u8],
+}
+
+impl<T: CmOwner> Id<T> {
+    /// Listens on `address`, on devices of one kind or of all.
+    ///
+    /// The CM asks the *calling task* for `CAP_NET_BIND_SERVICE` when the port is below 1024, so
+    /// call this from a worker after a check of one's own.
+    pub(crate) fn listen(
+        net: &Net,
+        owner: Arc<T>,
+        address: &SocketAddr,
+        kind: Option<NodeKind>,
+        backlog: i32,
+    ) -> Result<Self> {
+        let slot = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let owner = owner.into_foreign();
+        // SAFETY: The namespace is valid; the context is what `handler::<T>` expects, and its
+        // reference lives as long as the id.
+        let id = from_err_ptr(unsafe {
+            ffi::__rdma_create_kernel_id(
+                net.as_ptr(),
+                Some(handler::<T>),
+                owner,
+                ffi::rdma_ucm_port_space_RDMA_PS_TCP,
+                ffi::ib_qp_type_IB_QPT_RC,
+                c"usmbd".as_char_ptr(),
+            )
+        });
+        let id = match id.and_then(|id| NonNull::new(id).ok_or(ENOMEM)) {
+            Ok(id) => id,
+            Err(error) => {
+                // SAFETY: No id was made, so the reference is still ours alone.
+                unsafe { drop_owner::<T>(owner) };
+                return Err(error);
+            }
+        };
+        // INVARIANT: The id is new, and `owner` its context.
+        let raw = RawId::new::<T>(slot, id, owner);
+
+        // SAFETY: Here and below, the id is valid, and not bound yet.
+        to_result(unsafe { ffi::rdma_set_afonly(raw.as_ptr(), 1) })?;
+        if let Some(kind) = kind {
+            let node = match kind {
+                NodeKind::InfiniBandOrRoce => ffi::RDMA_NODE_IB_CA,
+                NodeKind::Iwarp => ffi::RDMA_NODE_RNIC,
+            };
+            // SAFETY: As above.
+            to_result(unsafe { ffi::rdma_restrict_node_type(raw.as_ptr(), u8::try_from(node)?) })?;
+        }
+        let mut storage = address.to_storage();
+        // SAFETY: The storage is a complete `sockaddr_storage`.
+        to_result(unsafe { ffi::rdma_bind_addr(raw.as_ptr(), storage.as_mut_ptr()) })?;
+        // SAFETY: The id is valid and bound.
+        to_result(unsafe { ffi::rdma_listen(raw.as_ptr(), backlog) })?;
+        Ok(Self::from_raw(raw))
+    }
+
+    fn from_raw(raw: Arc<RawId>) -> Self {
+        Self {
+            raw,
+            _owner: PhantomData,
+        }
+    }
+
+    pub(super) fn raw(&self) -> &Arc<RawId> {
+        &self.raw
+    }
+
+    /// Accepts the connection; inside the handler of its CONNECT_REQUEST, which holds the lock that
+    /// the CM wants held.
+    pub(crate) fn accept(&self, param: &ConnParam<'_>) -> Result {
+        let mut raw = ffi::rdma_conn_param {
+            private_data: param.private_data.as_ptr().cast(),
+            private_data_len: u8::try_from(param.private_data.len())?,
+            responder_resources: param.responder_resources,
+            initiator_depth: param.initiator_depth,
+            flow_control: 1,
+            retry_count: param.retry_count,
+            rnr_retry_count: param.rnr_retry_count,
+            ..Default::default()
+        };
+        // SAFETY: The id is valid and its handler locked; the CM copies the parameters.
+        to_result(unsafe { ffi::rdma_accept(self.raw.as_ptr(), &mut raw) })
+    }
+
+    /// Ends the connection; the queue pair goes to the error state, and DISCONNECTED follows.
+    pub(crate) fn disconnect(&self) -> Result {
+        // SAFETY: The id is valid.
+        to_result(unsafe { ffi::rdma_disconnect(self.raw.as_ptr()) })
+    }
+}
+
+/// A peer that wants to connect: the listener's new child, which nobody owns yet.
+///
+/// # Invariants
+///
+/// `id` is valid and its handler, and the listener's, is running in this thread.
+pub(crate) struct Incoming<'a> {
+    id: NonNull<ffi::rdma_cm_id>,
+    param: &'a ffi::rdma_conn_param,
+    adopted: &'a Cell<Option<Arc<RawId>>>,
+}
+
+impl Incoming<'_> {
+    /// Makes `owner` the owner of the connection: from now on it gets its events.
+    pub(crate) fn adopt<C: CmOwner>(self, owner: Arc<C>) -> Result<Id<C>> {
+        let slot = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let owner = owner.into_foreign();
+        let id = self.id.as_ptr();
+        // SAFETY: Valid by the type invariants. The core reads both fields only to call the
+        // handler, with the mutex held that this thread holds now.
+        unsafe { (*id).context = owner };
+        // SAFETY: As above.
+        unsafe { (*id).event_handler = Some(handler::<C>) };
+        // INVARIANT: The child is not destroyed by the core unless the listener's handler returns
+        // an error, which it does not for an adopted id that is kept.
+        let raw = RawId::new::<C>(slot, self.id, owner);
+        self.adopted.set(Some(raw.clone()));
+        Ok(Id::from_raw(raw))
+    }
+
+    /// RDMA reads of ours that the peer serves at a time.
+    pub(crate) fn initiator_depth(&self) -> u8 {
+        self.param.initiator_depth
+    }
+
+    /// The device the request came by, when we know it.
+    pub(crate) fn device(&self) -> Option<Arc<Device>> {
+        // SAFETY: Valid by the type invariants.
+        Device::of(unsafe { (*self.id.as_ptr()).device })
+    }
+
+    /// The port of the device.
+    pub(crate) fn port(&self) -> u32 {
+        // SAFETY: Valid by the type invariants.
+        unsafe { (*self.id.as_ptr()).port_num }
+    }
+
+    /// Our address.
+    pub(crate) fn local(&self) -> SocketAddr {
+        // SAFETY: Valid by the type invariants, and bound; a bound address does not change.
+        unsafe { SocketAddr::from_storage(&raw const (*self.id.as_ptr()).route.addr.src_addr) }
+    }
+
+    /// The peer's address.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        // SAFETY: Valid by the type invariants; the address was set before the request was told.
+        unsafe { SocketAddr::from_storage(&raw const (*self.id.as_ptr()).route.addr.dst_addr) }
+    }
+}
+
+/// What the CM calls.
+///
+/// # Safety
+///
+/// `id` is valid, its handler is locked, and its context is an `Arc<T>`'s foreign form; or, for
+/// CONNECT_REQUEST, that of its listener, whose handler is locked as well. `event` is valid.
+unsafe extern "C" fn handler<T: CmOwner>(
+    id: *mut ffi::rdma_cm_id,
+    event: *mut ffi::rdma_cm_event,
+) -> c_int {
+    let Some(id) = NonNull::new(id) else { return 0 };
+    // SAFETY: The context's reference is dropped only after the id that owns it was destroyed, for
+    // which the core waits for the handler. A child's id is fresh, and its listener is locked.
+    let owner = unsafe { <Arc<T> as ForeignOwnable>::borrow((*id.as_ptr()).context) };
+    // SAFETY: Valid by the safety requirements.
+    let kind = unsafe { (*event).event };
+
+    let event = match kind {
+        ffi::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_REQUEST => {
+            // SAFETY: This event's parameter is `conn`. `ManuallyDrop` is transparent.
+            let param = unsafe { &*(&raw const (*event).param.conn).cast() };
+            return connect_request(owner, id, param);
+        }
+        ffi::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => CmEvent::Established,
+        ffi::rdma_cm_event_type_RDMA_CM_EVENT_DISCONNECTED => CmEvent::Disconnected,
+        ffi::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED
+        | ffi::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE
+        | ffi::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR => CmEvent::Failed,
+        ffi::rdma_cm_event_type_RDMA_CM_EVENT_DEVICE_REMOVAL => CmEvent::DeviceRemoval,
+        _ => CmEvent::Other,
+    };
+    // A non-zero return would have the core destroy the id, which its `Id` does.
+    let _ = T::cm_event(owner, event);
+    0
+}
+
+/// Offers a new connection to the listener's owner; a non-zero return destroys it.
+fn connect_request<T: CmOwner>(
+    owner: ArcBorrow<'_, T>,
+    id: NonNull<ffi::rdma_cm_id>,
+    param: &ffi::rdma_conn_param,
+) -> c_int {
+    let adopted = Cell::new(None);
+    // INVARIANT: By the contract of `handler`.
+    let incoming = Incoming {
+        id,
+        param,
+        adopted: &adopted,
+    };
+    let result = T::cm_event(owner, CmEvent::ConnectRequest(incoming));
+    let error = result
+        .err()
+        .unwrap_or(crate::compat::ECONNREFUSED)
+        .to_errno();
+    let Some(raw) = adopted.take() else {
+        return error;
+    };
+    match Arc::into_unique_or_drop(raw) {
+        // Nobody kept it. We are in its handler, so the core must destroy it. INVARIANT: We return
+        // an error, so it does.
+        Some(mut raw) => {
+            raw.left_to_core = true;
+            error
+        }
+        // Its `Id` or its queue pair is alive, and destroys it in its own time.
+        None => 0,
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Network namespaces.
+
+use super::ffi;
+use core::ptr::NonNull;
+use kernel::{fs::File, prelude::*};
+
+/// A counted reference to a network namespace.
+///
+/// # Invariants
+///
+/// Points to a namespace on which one reference is ours.
+pub(crate) struct Net(NonNull<ffi::net>);
+
+// SAFETY: A namespace's reference may be held and dropped by any thread.
+unsafe impl Send for Net {}
+// SAFETY: All that is done by `&Net` may be done by any thread.
+unsafe impl Sync for Net {}
+
+impl Net {
+    /// The namespace of the calling process; not for kernel threads on their way out.
+    pub(crate) fn of_current() -> Result<Self> {
+        // SAFETY: Called by a process in a system call, so it has namespaces.
+        let net = unsafe { ffi::usmbd_current_net() };
+        // INVARIANT: The shim took a reference.
+        Ok(Self(NonNull::new(net).ok_or(ENODEV)?))
+    }
+
+    /// Whether the opener of `file` may listen on a port below 1024: has CAP_NET_BIND_SERVICE in the
+    /// user namespace that owns this network namespace. The caller's own credentials play no part.
+    pub(crate) fn opener_may_bind_low_port(&self, file: &File) -> bool {
+        let Ok(capability) = i32::try_from(ffi::CAP_NET_BIND_SERVICE) else {
+            return false;
+        };
+        // SAFETY: The file and, by the type invariants, the namespace are valid.
+        unsafe { ffi::usmbd_file_ns_capable(file.as_ptr(), self.as_ptr(), capability) }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ffi::net {
+        self.0.as_ptr()
+    }
+}
+
+impl Clone for Net {
+    fn clone(&self) -> Self {
+        // SAFETY: Valid by the type invariants.
+        unsafe { ffi::usmbd_net_get(self.as_ptr()) };
+        // INVARIANT: The reference was taken just now.
+        Self(self.0)
+    }
+}
+
+impl PartialEq for Net {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours, by the type invariants.
+        unsafe { ffi::usmbd_net_put(self.as_ptr()) };
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Queue pairs.
+//!
+//! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
+
+use super::{
+    cm::{CmOwner, Id, RawId},
+    completion_queue::RawQueue,
+    ffi, Chain, CompletionQueue, Device, DeviceUse, Sge,
+};
+use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
+use kernel::{error::to_result, prelude::*, sync::Arc};
+
+/// Room of a queue pair.
+#[derive(Clone, Copy)]
+pub(crate) struct Capacity {
+    /// Work requests of the send queue.
+    pub(crate) send: u32,
+    /// Receives.
+    pub(crate) recv: u32,
+    /// SGEs of one work request of the send queue.
+    pub(crate) send_sge: u32,
+    /// SGEs of one receive.
+    pub(crate) recv_sge: u32,
+}
+
+/// A receive to post: one piece of memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Receive {
+    /// Comes back in the completion.
+    pub(crate) wr_id: u64,
+    /// Where the message goes.
+    pub(crate) sge: Sge,
+}
+
+/// Posting failed: the first `posted` are posted, and the others are not.
+#[derive(Clone, Copy)]
+pub(crate) struct PostError {
+    /// How many were posted.
+    pub(crate) posted: usize,
+    /// Why the next was not.
+    pub(crate) error: Error,
+}
+
+/// Which markers of [`QueuePair::post_drain`] will complete.
+#[derive(Clone, Copy)]
+pub(crate) struct Markers {
+    /// The send queue's.
+    pub(crate) send: bool,
+    /// The receive queue's.
+    pub(crate) recv: bool,
+}
+
+/// A reliable connected queue pair of a CM id.
+///
+/// # Invariants
+///
+/// `qp` is valid, is the id's, and reports to `_cq`.
+pub(crate) struct QueuePair {
+    qp: NonNull<ffi::ib_qp>,
+    // Dropped in this order, after the queue pair.
+    _cq: Arc<RawQueue>,
+    _device: DeviceUse,
+    id: Arc<RawId>,
+}
+
+// SAFETY: Functions on queue pairs may be called from any thread.
+unsafe impl Send for QueuePair {}
+// SAFETY: As above; drivers lock each queue.
+unsafe impl Sync for QueuePair {}
+
+/// Receives posted at a time, on the stack.
+const AT_ONCE: usize = 8;
+
+impl QueuePair {
+    /// Makes the queue pair of `id`, which must be on `device`. One more of each queue is made than
+    /// `capacity` says, for [`QueuePair::post_drain`].
+    pub(crate) fn create<T: CmOwner>(
+        id: &Id<T>,
+        device: &Arc<Device>,
+        cq: &CompletionQueue,
+        capacity: &Capacity,
+    ) -> Result<Self> {
+        let device = device.hold()?;
+        let mut attributes = ffi::ib_qp_init_attr {
+            send_cq: cq.raw().as_ptr(),
+            recv_cq: cq.raw().as_ptr(),
+            cap: ffi::ib_qp_cap {
+                max_send_wr: capacity.send.checked_add(1).ok_or(EINVAL)?,
+                max_recv_wr: capacity.recv.checked_add(1).ok_or(EINVAL)?,
+                max_send_sge: capacity.send_sge,
+                max_recv_sge: capacity.recv_sge,
+                ..Default::default()
+            },
+            sq_sig_type: ffi::ib_sig_type_IB_SIGNAL_REQ_WR,
+            qp_type: ffi::ib_qp_type_IB_QPT_RC,
+            ..Default::default()
+        };
+        let raw = id.raw();
+        // SAFETY: Id, protection domain and completion queue are valid; the CM checks that they are
+        // of one device.
+        to_result(unsafe { ffi::rdma_create_qp(raw.as_ptr(), device.pd(), &mut attributes) })?;
+        // SAFETY: The id is valid, and only `drop` takes the queue pair away.
+        let qp = NonNull::new(unsafe { (*raw.as_ptr()).qp }).ok_or(ENODEV)?;
+        // INVARIANT: Made just now for this id, with this completion queue.
+        Ok(Self {
+            qp,
+            _cq: cq.raw().clone(),
+            _device: device,
+            id: raw.clone(),
+        })
+    }
+
+    /// Posts all requests of the chain, in order. The chain may be used again at once, the memory
+    /// that it names only after completion.
+    ///
+    /// # Errors
+    ///
+    /// Of the requests in front of the failed one, those that were posted will complete.
+    pub(crate) fn post(&self, chain: &mut Chain) -> Result<(), PostError> {
+        let first = chain.link();
+        if first.is_null() {
+            return Ok(());
+        }
+        let mut bad = ptr::null();
+        // SAFETY: The queue pair is valid, and the chain is linked and initialized; the driver
+        // copies it.
+        match to_result(unsafe { ffi::usmbd_post_send(self.qp.as_ptr(), first, &mut bad) }) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(PostError {
+                posted: chain.position(bad),
+                error,
+            }),
+        }
+    }
+
+    /// Posts receives, in order.
+    pub(crate) fn post_receives(&self, receives: &[Receive]) -> Result<(), PostError> {
+        let mut posted: usize = 0;
+        for chunk in receives.chunks(AT_ONCE) {
+            if let Err(failed) = self.post_few_receives(chunk) {
+                return Err(PostError {
+                    posted: posted.saturating_add(failed.posted),
+                    error: failed.error,
+                });
+            }
+            posted = posted.saturating_add(chunk.len());
+        }
+        Ok(())
+    }
+
+    fn post_few_receives(&self, receives: &[Receive]) -> Result<(), PostError> {
+        let mut sges: [ffi::ib_sge; AT_ONCE] = Default::default();
+        let mut requests: [ffi::ib_recv_wr; AT_ONCE] = Default::default();
+        let mut next = ptr::null_mut();
+        // From the last to the first, each pointing to the one behind it. `receives` is not longer
+        // than `AT_ONCE`.
+        let slots = requests.iter_mut().zip(&mut sges).zip(receives);
+        for ((request, sge), receive) in slots.rev() {
+            *sge = receive.sge.to_raw();
+            request.next = next;
+            request.__bindgen_anon_1.wr_id = ManuallyDrop::new(receive.wr_id);
+            request.sg_list = sge;
+            request.num_sge = 1;
+            next = request;
+        }
+        if next.is_null() {
+            return Ok(());
+        }
+        let mut bad: *const ffi::ib_recv_wr = ptr::null();
+        // SAFETY: The queue pair is valid and the list initialized; the driver copies it.
+        match to_result(unsafe { ffi::usmbd_post_recv(self.qp.as_ptr(), next, &mut bad) }) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(PostError {
+                posted: requests
+                    .iter()
+                    .take(receives.len())
+                    .position(|request| ptr::eq(request, bad))
+                    .unwrap_or(0),
+                error,
+            }),
+        }
+    }
+
+    /// Goes to the error state: what is posted is flushed.
+    pub(crate) fn set_error(&self) -> Result {
+        // SAFETY: The queue pair is valid.
+        to_result(unsafe { ffi::usmbd_modify_qp_to_error(self.qp.as_ptr()) })
+    }
+
+    /// Goes to the error state and posts one marker on each queue: when a marker completes, so has
+    /// everything before it on that queue. Tells which markers were posted; a queue that took none
+    /// (a device in trouble) can only be emptied by dropping the queue pair.
+    pub(crate) fn post_drain(&self, wr_id_send: u64, wr_id_recv: u64) -> Markers {
+        // On an error the device is in trouble, and what is posted is flushed or never completes.
+        let _ = self.set_error();
+
+        let mut marker = ffi::ib_rdma_wr::default();
+        marker.wr.__bindgen_anon_1.wr_id = ManuallyDrop::new(wr_id_send);
+        marker.wr.opcode = ffi::ib_wr_opcode_IB_WR_RDMA_WRITE;
+        marker.wr.send_flags = ffi::ib_send_flags_IB_SEND_SIGNALED;
+        let mut bad = ptr::null();
+        // SAFETY: The queue pair is valid and the request initialized, of its opcode's type.
+        let send = unsafe {
+            ffi::usmbd_post_send(self.qp.as_ptr(), (&raw const marker).cast(), &mut bad) == 0
+        };
+
+        let mut marker = ffi::ib_recv_wr::default();
+        marker.__bindgen_anon_1.wr_id = ManuallyDrop::new(wr_id_recv);
+        let mut bad = ptr::null();
+        // SAFETY: The queue pair is valid and the request initialized.
+        let recv = unsafe { ffi::usmbd_post_recv(self.qp.as_ptr(), &marker, &mut bad) == 0 };
+        Markers { send, recv }
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the queue pair is the id's, and valid.
+        unsafe { ffi::rdma_destroy_qp(self.id.as_ptr()) };
+    }
+}
