@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The status page: what a process can know about its connection without a call.
+
+use core::sync::atomic::{fence, Ordering};
+use kernel::mm::virt::{flags, VmaNew};
+use kernel::page::{Page, PAGE_SIZE};
+use kernel::prelude::*;
+use kernel::sync::{new_spinlock, SpinLock};
+use usmbd_abi::memory::StatusPage as Layout;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// One page that user space may map to read.
+#[pin_data]
+pub(crate) struct StatusPage {
+    page: Page,
+    /// What stands on the page.
+    #[pin]
+    contents: SpinLock<Layout>,
+}
+
+impl StatusPage {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<impl PinInit<Self>> {
+        let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let mut contents = Layout::new_zeroed();
+        contents.abi_version = usmbd_abi::VERSION.into();
+        write(&page, &contents);
+        Ok(pin_init!(Self {
+            page,
+            contents <- new_spinlock!(contents, "usmbd_status_page"),
+        }))
+    }
+
+    /// Changes the page; readers see all of the change or nothing. In any context but interrupts.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Layout)) {
+        let mut contents = self.contents.lock();
+        let sequence = contents.sequence.get();
+        contents.sequence = sequence.wrapping_add(1).into();
+        write(&self.page, &contents);
+        fence(Ordering::Release);
+        change(&mut contents);
+        write(&self.page, &contents);
+        fence(Ordering::Release);
+        contents.sequence = sequence.wrapping_add(2).into();
+        write(&self.page, &contents);
+    }
+
+    /// Maps the page, to read.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a mapping that is private or longer than the page, `EPERM` for one that may
+    /// write.
+    pub(crate) fn map(&self, vma: &VmaNew) -> Result {
+        let length = vma.end().saturating_sub(vma.start());
+        if length != PAGE_SIZE || vma.flags() & flags::SHARED == 0 {
+            return Err(EINVAL);
+        }
+        vma.try_clear_maywrite().map_err(|_| EPERM)?;
+        vma.try_clear_mayexec()?;
+        vma.set_dontexpand();
+        vma.set_mixedmap().vm_insert_page(vma.start(), &self.page)
+    }
+}
+
+fn write(page: &Page, contents: &Layout) {
+    let bytes = contents.as_bytes();
+    // SAFETY: The bytes are valid for reading. Those who map the page may read it meanwhile, which
+    // the sequence number is for; in the kernel only this function touches it, under its lock. It
+    // is far smaller than the page, so this cannot fail.
+    let _ = unsafe { page.write_raw(bytes.as_ptr(), 0, bytes.len()) };
+}
