@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A context: everything behind one open fd.
+//!
+//! It works the same after fork, after SCM_RIGHTS passing, and from any thread; its authority is
+//! that of its opener, and it belongs to the network namespace in which it was opened.
+
+pub(crate) mod connection;
+pub(crate) mod dispatch;
+pub(crate) mod event_queue;
+pub(crate) mod listener;
+pub(crate) mod pending;
+pub(crate) mod registry;
+mod ring;
+pub(crate) mod stats;
+mod timer;
+
+use crate::memory::{AreaSlot, StatusPage};
+use crate::verbs::{Net, SocketAddr};
+use connection::Connection;
+use event_queue::{Event, EventQueue, SlotOf};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use listener::{ListenRequest, Listener};
+use stats::STATISTICS;
+use usmbd_abi::status::Reason;
+use usmbd_engine::Parameters;
+
+/// Bytes of lists of commands under way, in one context.
+const MAX_COMMAND_BYTES: usize = 4 << 20;
+/// Ports below are for those with CAP_NET_BIND_SERVICE.
+const FIRST_FREE_PORT: u16 = 1024;
+/// Listeners of one context at most.
+const MAX_LISTENERS: usize = 16;
+
+/// Everything behind one open fd.
+#[pin_data]
+pub(crate) struct Context {
+    net: Net,
+    /// Whether the opener may listen on a port below 1024. Its credentials count, whoever calls.
+    may_bind_low_port: bool,
+    #[pin]
+    queue: EventQueue,
+    /// Held while events are copied out, so that those of one connection stay in order.
+    #[pin]
+    reading: Mutex<()>,
+    #[pin]
+    inner: SpinLock<Inner>,
+    /// Bytes of lists that commands under way have in kernel memory.
+    command_bytes: Atomic<usize>,
+    /// The areas mapped through this context.
+    #[pin]
+    pub(crate) area: AreaSlot,
+    #[pin]
+    pub(crate) status_page: StatusPage,
+}
+
+struct Inner {
+    parameters: Parameters,
+    at_most_one: bool,
+    connections: RBTree<u64, Arc<Connection>>,
+    count: usize,
+    listeners: KVec<Arc<Listener>>,
+    next_listener: u32,
+    /// Why the context's only connection ended, once that was read.
+    ended: Option<Reason>,
+    closed: bool,
+}
+
+/// What poll() asks.
+pub(crate) struct Readiness {
+    /// An event waits.
+    pub(crate) readable: bool,
+    /// A command would not block.
+    pub(crate) writable: bool,
+    /// The end of the context's only connection is the next event.
+    pub(crate) peer_gone: bool,
+    /// That end was read.
+    pub(crate) ended: Option<Reason>,
+}
+
+impl Context {
+    /// A context for the file that is being opened by the current task.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn open(file: &File) -> Result<Arc<Self>> {
+        let queue = EventQueue::new()?;
+        let net = Net::of_current()?;
+        let uid = file.cred().euid().into_uid_in_current_ns();
+        let may_bind_low_port = net.opener_may_bind_low_port(file);
+        let status_page = StatusPage::new()?;
+        let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
+        let context = Arc::pin_init(
+            try_pin_init!(Self {
+                net,
+                may_bind_low_port,
+                queue <- queue,
+                reading <- new_mutex!((), "usmbd_reading"),
+                inner <- new_spinlock!(Inner {
+                    parameters: Parameters::default(),
+                    at_most_one: false,
+                    connections: RBTree::new(),
+                    count: 0,
+                    listeners,
+                    next_listener: 1,
+                    ended: None,
+                    closed: false,
+                }, "usmbd_context"),
+                command_bytes: Atomic::new(0),
+                area <- AreaSlot::new(uid),
+                status_page <- status_page,
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        STATISTICS.contexts.add(1);
+        Ok(context)
+    }
+
+    /// The last close: listeners end, connections live on for as long as they have something to
+    /// send, events are dropped.
+    pub(crate) fn close(&self) {
+        let listeners = {
+            let mut inner = self.inner.lock();
+            inner.closed = true;
+            core::mem::take(&mut inner.listeners)
+        };
+        for listener in &listeners {
+            listener.close();
+        }
+        while let Some(connection) = self.take_connection() {
+            connection.detach();
+        }
+        // The receives of pieces that nobody will read are posted again: the peer may need the
+        // credits to take what still lingers.
+        let mut unread = self.queue.close();
+        while let Some(event) = unread.pop() {
+            if let Event::Piece {
+                connection,
+                receive,
+                ..
+            } = event
+            {
+                connection.return_receives(&[receive]);
+            }
+        }
+        STATISTICS.contexts.add(-1);
+    }
+
+    fn take_connection(&self) -> Option<Arc<Connection>> {
+        let node = {
+            let mut inner = self.inner.lock();
+            let key = *inner.connections.cursor_front()?.current().0;
+            inner.connections.remove_node(&key)
+        };
+        node.map(|node| node.to_key_value().1)
+    }
+
+    pub(crate) fn queue(&self) -> &EventQueue {
+        &self.queue
+    }
+
+    pub(crate) fn reading(&self) -> &Mutex<()> {
+        &self.reading
+    }
+
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
+    pub(crate) fn parameters(&self) -> Parameters {
+        self.inner.lock().parameters
+    }
+
+    /// Sets the parameters of connections accepted from now on.
+    pub(crate) fn set_parameters(&self, parameters: Parameters) {
+        self.inner.lock().parameters = parameters;
+    }
+
+    pub(crate) fn at_most_one(&self) -> bool {
+        self.inner.lock().at_most_one
+    }
+
+    pub(crate) fn set_at_most_one(&self, at_most_one: bool) {
+        self.inner.lock().at_most_one = at_most_one;
+    }
+
+    /// Queues an event whose slot was reserved, and wakes the reader.
+    pub(crate) fn post(&self, event: Event) {
+        self.queue.push(event);
+        self.queue.wake();
+    }
+
+    /// Counts bytes of a command's lists.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` at the limit: transfers have to complete first.
+    pub(crate) fn reserve_command_bytes(&self, bytes: usize) -> Result {
+        if self
+            .command_bytes
+            .fetch_add(bytes, Relaxed)
+            .saturating_add(bytes)
+            > MAX_COMMAND_BYTES
+        {
+            self.release_command_bytes(bytes);
+            return Err(EAGAIN);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn release_command_bytes(&self, bytes: usize) {
+        self.command_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// The connection with this number, if it is this context's and its end was not read yet.
+    pub(crate) fn connection(&self, number: u64) -> Option<Arc<Connection>> {
+        self.inner.lock().connections.get(&number).cloned()
+    }
+
+    /// Takes a connection in. Its events go to this context's queue from now on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EBADF` if the context is being closed.
+    pub(crate) fn adopt(&self, connection: &Arc<Connection>) -> Result {
+        let node = RBTreeNode::new(connection.number(), connection.clone(), GFP_KERNEL_ACCOUNT)?;
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            drop(inner);
+            drop(node);
+            return Err(EBADF);
+        }
+        inner.ended = None;
+        inner.count = inner.count.saturating_add(1);
+        inner.connections.insert(node);
+        let count = inner.count;
+        drop(inner);
+        self.status_page
+            .update(|page| page.connections = (count as u32).into());
+        Ok(())
+    }
+
+    /// Lets a connection go whose end was read, or that was never established here.
+    pub(crate) fn forget(&self, number: u64, reason: Option<Reason>) {
+        let (node, count) = {
+            let mut inner = self.inner.lock();
+            let node = inner.connections.remove_node(&number);
+            if node.is_some() {
+                inner.count = inner.count.saturating_sub(1);
+                if inner.count == 0 && inner.listeners.is_empty() {
+                    inner.ended = reason;
+                }
+            }
+            (node, inner.count)
+        };
+        drop(node);
+        self.status_page
+            .update(|page| page.connections = (count as u32).into());
+    }
+
+    /// Whether this is the context's only connection, so that the status page is about it.
+    pub(crate) fn is_only(&self, number: u64) -> bool {
+        let inner = self.inner.lock();
+        inner.count == 1 && inner.connections.get(&number).is_some()
+    }
+
+    /// Listens. The bind runs in a work item, since rdma_bind_addr() asks the capabilities of the
+    /// *current* task, and it is the opener's that count.
+    ///
+    /// # Errors
+    ///
+    /// `EACCES` if the port is privileged and the opener is not; `EMFILE` at the limit; `ENOMEM`;
+    /// `EAGAIN` if no event slot is free.
+    pub(crate) fn listen(self: &Arc<Self>, request: ListenRequest) -> Result {
+        let low = request.port < FIRST_FREE_PORT || request.iwarp_port < FIRST_FREE_PORT;
+        if low && !self.may_bind_low_port {
+            return Err(EACCES);
+        }
+        let listener = {
+            let mut inner = self.inner.lock();
+            let number = inner.next_listener;
+            inner.next_listener = number.wrapping_add(1).max(1);
+            number
+        };
+        let listener = Listener::new(self.clone(), listener, request)?;
+        self.queue.reserve(1, SlotOf::Command)?;
+        if self
+            .inner
+            .lock()
+            .listeners
+            .push_within_capacity(listener.clone())
+            .is_err()
+        {
+            self.queue.release(1, SlotOf::Command);
+            return Err(EMFILE);
+        }
+        listener.start();
+        Ok(())
+    }
+
+    /// Takes a listener out, to be closed.
+    pub(crate) fn take_listener(&self, number: u32) -> Option<Arc<Listener>> {
+        let mut inner = self.inner.lock();
+        let at = inner
+            .listeners
+            .iter()
+            .position(|listener| listener.number() == number)?;
+        inner.listeners.remove(at).ok()
+    }
+
+    /// What poll() and epoll ask.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let (single, ended) = {
+            let inner = self.inner.lock();
+            (inner.count == 1 && inner.listeners.is_empty(), inner.ended)
+        };
+        let head_is_end = self
+            .queue
+            .look(|view| matches!(view.head(), Some(Event::Disconnected { .. })));
+        Readiness {
+            readable: head_is_end.is_some(),
+            writable: self.queue.has_room()
+                && self.command_bytes.load(Relaxed) <= MAX_COMMAND_BYTES / 4 * 3,
+            peer_gone: single && head_is_end == Some(true),
+            ended,
+        }
+    }
+}
+
+/// The address of a LISTEN, for any family if it is none.
+pub(crate) type ListenAddress = Option<SocketAddr>;

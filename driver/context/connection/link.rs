@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The RDMA side of a connection: CM id, queue pair and completion queue, and how work requests
+//! are numbered on them.
+
+use super::Connection;
+use crate::compat;
+use crate::verbs::{
+    Capacity as QueuePairCapacity, Chain, CompletionQueue, ConnParam, Device, Id, Incoming,
+    QueuePair, Receive, WorkCompletion,
+};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_engine::Parameters;
+
+/// Completions that end a drain: one of each queue.
+pub(super) const DRAIN_COMPLETIONS: u8 = 2;
+
+/// PDUs that are posted and not completed at most.
+const SEND_SLOTS: u16 = 64;
+/// RDMA work requests (and registrations) that are posted and not completed at most; apart from the
+/// send slots, so that a transfer never stops credits or keepalives.
+const RDMA_SLOTS: u16 = 32;
+/// Receives beyond ReceiveCreditMax, for the engine's last-credit rule.
+pub(super) const SPARE_RECEIVES: u16 = 1;
+/// Scatter/gather entries of an RDMA work request.
+const SEND_SGE: u32 = 4;
+
+/// Room in the queues of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Capacity {
+    pub(super) receives: u16,
+    pub(super) sends: u16,
+    pub(super) rdma: u16,
+    pub(super) send_sge: u32,
+}
+
+impl Capacity {
+    /// What the device and the listener's parameters allow.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the device's queues are too small for any use.
+    pub(super) fn for_device(device: &Device, parameters: &Parameters) -> Result<Self> {
+        let limits = device.limits();
+        let capacity = Self {
+            receives: parameters.receive_credit_max.saturating_add(SPARE_RECEIVES),
+            sends: SEND_SLOTS,
+            rdma: RDMA_SLOTS,
+            send_sge: SEND_SGE.min(limits.max_send_sge),
+        };
+        // One more for the drain on each queue.
+        if capacity.send_queue() >= limits.max_qp_wr
+            || capacity.receive_queue() >= limits.max_qp_wr
+            || capacity.completions() > limits.max_cqe
+            || capacity.send_sge == 0
+        {
+            return Err(compat::EOPNOTSUPP);
+        }
+        Ok(capacity)
+    }
+
+    /// Work requests that the send queue takes.
+    pub(super) fn send_queue(&self) -> u32 {
+        u32::from(self.sends).saturating_add(self.rdma.into())
+    }
+
+    /// Receives, and the one for the handshake.
+    fn receive_queue(&self) -> u32 {
+        u32::from(self.receives).saturating_add(1)
+    }
+
+    fn completions(&self) -> u32 {
+        self.send_queue()
+            .saturating_add(self.receive_queue())
+            .saturating_add(DRAIN_COMPLETIONS.into())
+    }
+}
+
+/// What a work request was for, as its number says.
+#[derive(Clone, Copy)]
+pub(super) enum WorkRequestId {
+    /// The receive with this index.
+    Receive(u16),
+    /// The receive for the Negotiate Request.
+    Handshake,
+    /// The work request with this sequence number on the send queue.
+    Send(u64),
+    /// The last one of its queue.
+    Drain,
+}
+
+impl WorkRequestId {
+    const KIND: u32 = 56;
+}
+
+impl From<WorkRequestId> for u64 {
+    fn from(id: WorkRequestId) -> u64 {
+        match id {
+            WorkRequestId::Receive(index) => u64::from(index),
+            WorkRequestId::Handshake => 1 << WorkRequestId::KIND,
+            // 2^56 work requests are never reached.
+            WorkRequestId::Send(sequence) => 2 << WorkRequestId::KIND | sequence,
+            WorkRequestId::Drain => 3 << WorkRequestId::KIND,
+        }
+    }
+}
+
+impl From<u64> for WorkRequestId {
+    fn from(number: u64) -> Self {
+        let value = number & ((1 << Self::KIND) - 1);
+        match number >> Self::KIND {
+            0 => Self::Receive(value as u16),
+            1 => Self::Handshake,
+            2 => Self::Send(value),
+            _ => Self::Drain,
+        }
+    }
+}
+
+/// CM id, queue pair and completion queue of one connection. Dropping it sleeps.
+pub(crate) struct Link {
+    // In the order in which they must go.
+    queue_pair: QueuePair,
+    completions: CompletionQueue,
+    id: Id<Connection>,
+}
+
+impl Link {
+    /// Makes the queues, posts the receive for the Negotiate Request, and accepts.
+    ///
+    /// # Errors
+    ///
+    /// As the device and the CM say; then nothing is left, and the CM handler has to return the
+    /// error.
+    pub(super) fn establish(
+        connection: &Arc<Connection>,
+        incoming: Incoming<'_>,
+        capacity: &Capacity,
+        param: &ConnParam<'_>,
+    ) -> Result<Self> {
+        // Dropped on an error, the id is left to the core, which destroys it.
+        let id = incoming.adopt(connection.clone())?;
+        let (queue_pair, completions) = Self::make(connection, &id, capacity, param)?;
+        Ok(Self {
+            queue_pair,
+            completions,
+            id,
+        })
+    }
+
+    fn make(
+        connection: &Arc<Connection>,
+        id: &Id<Connection>,
+        capacity: &Capacity,
+        param: &ConnParam<'_>,
+    ) -> Result<(QueuePair, CompletionQueue)> {
+        let device = connection.device();
+        let completions =
+            CompletionQueue::create(device, capacity.completions(), connection.clone())?;
+        let queue_pair = QueuePair::create(
+            id,
+            device,
+            &completions,
+            &QueuePairCapacity {
+                send: capacity.send_queue(),
+                recv: capacity.receive_queue(),
+                send_sge: capacity.send_sge,
+                recv_sge: 1,
+            },
+        )?;
+        // Before the accept: the peer may send as soon as it has our answer, and there are no
+        // retries for want of a receive.
+        let handshake = connection.state.lock().receives.handshake_receive();
+        queue_pair
+            .post_receives(&[handshake.ok_or(EINVAL)?])
+            .map_err(|failure| failure.error)?;
+        completions.arm();
+        id.accept(param)?;
+        Ok((queue_pair, completions))
+    }
+
+    pub(super) fn poll(&self, out: &mut [WorkCompletion]) -> usize {
+        self.completions.poll(out)
+    }
+
+    /// Asks for a notification; true if completions may have come meanwhile.
+    pub(super) fn arm(&self) -> bool {
+        self.completions.arm()
+    }
+
+    /// Posts a chain with one doorbell.
+    pub(super) fn post(&self, chain: &mut Chain) -> Result {
+        self.queue_pair.post(chain).map_err(|failure| failure.error)
+    }
+
+    pub(super) fn post_receives(&self, receives: &[Receive]) -> Result {
+        self.queue_pair
+            .post_receives(receives)
+            .map_err(|failure| failure.error)
+    }
+
+    /// Disconnects, and has everything posted flushed; a completion with
+    /// [`WorkRequestId::Drain`] comes from each queue when it is empty. Returns how many of these
+    /// will not come, because the device does not take them any more. Sleeps.
+    pub(super) fn disconnect_and_drain(&self, device_removed: bool) -> u8 {
+        if !device_removed {
+            // An error means that the connection is down already.
+            let _ = self.id.disconnect();
+        }
+        let drain = u64::from(WorkRequestId::Drain);
+        let markers = self.queue_pair.post_drain(drain, drain);
+        u8::from(!markers.send).saturating_add(u8::from(!markers.recv))
+    }
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The receiving half of a connection: posted receives, and the pieces of messages in them.
+//!
+//! A piece stays in its receive buffer until the reader has copied it; then the buffer is posted
+//! again and its credit granted. So a connection's memory is its posted receives, and a reader that
+//! stops costs the peer its credits.
+
+use super::{Connection, Event, Later, Phase, Reason, State, Time, STATISTICS};
+use crate::context::connection::link::WorkRequestId;
+use crate::context::timer;
+use crate::trace;
+use crate::verbs::{
+    Device, Direction, DmaBuffer, Receive, Sge, SharedBuffer, SharedMemory, WorkCompletion,
+    WorkStatus,
+};
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_engine as engine;
+use usmbd_engine::Received;
+
+/// Bytes of the receive for the Negotiate Request; [MS-SMBD] 3.1.7.2 asks for 512 at least.
+const HANDSHAKE_SIZE: usize = 512;
+
+/// Memory of a connection's receives, as readers of pieces see it.
+pub(crate) struct ReceiveMemory {
+    chunks: KVec<Arc<SharedMemory>>,
+    /// Receives in one chunk.
+    per_chunk: usize,
+    /// Bytes of one receive.
+    size: usize,
+}
+
+impl ReceiveMemory {
+    fn place(&self, index: u16) -> Option<(usize, usize)> {
+        let chunk = usize::from(index).checked_div(self.per_chunk)?;
+        let within = usize::from(index).checked_rem(self.per_chunk)?;
+        Some((chunk, within.checked_mul(self.size)?))
+    }
+
+    /// `length` bytes from `offset` on of receive `index`, which is not posted.
+    pub(crate) fn bytes(&self, index: u16, offset: u32, length: u32) -> Option<&[u8]> {
+        let (chunk, start) = self.place(index)?;
+        let (offset, length) = (offset as usize, length as usize);
+        if offset.checked_add(length)? > self.size {
+            return None;
+        }
+        let first = start.checked_add(offset)?;
+        self.chunks
+            .get(chunk)?
+            .as_slice()
+            .get(first..first.checked_add(length)?)
+    }
+}
+
+/// Memory of a connection's receives, as the device sees it.
+pub(super) struct ReceiveBuffers {
+    chunks: KVec<SharedBuffer>,
+    memory: Arc<ReceiveMemory>,
+    count: u16,
+}
+
+impl ReceiveBuffers {
+    /// Memory for `count` receives of `size` bytes each.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EINVAL` for a size that no chunk holds.
+    pub(super) fn new(device: &Arc<Device>, count: u16, size: u32) -> Result<Self> {
+        let size = size as usize;
+        let per_chunk = PAGE_SIZE
+            .checked_div(size)
+            .filter(|n| *n > 0)
+            .ok_or(EINVAL)?;
+        let needed = usize::from(count).div_ceil(per_chunk);
+        let mut chunks = KVec::with_capacity(needed, GFP_KERNEL_ACCOUNT)?;
+        let mut memory = KVec::with_capacity(needed, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..needed {
+            let chunk = SharedBuffer::allocate(device, PAGE_SIZE)?;
+            memory.push(chunk.memory().clone(), GFP_KERNEL_ACCOUNT)?;
+            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
+        }
+        let memory = ReceiveMemory {
+            chunks: memory,
+            per_chunk,
+            size,
+        };
+        Ok(Self {
+            chunks,
+            memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
+            count,
+        })
+    }
+
+    fn place(&self, index: u16) -> Option<(&SharedBuffer, usize)> {
+        let (chunk, start) = self.memory.place(index)?;
+        Some((self.chunks.get(chunk)?, start))
+    }
+
+    /// The work request that posts receive `index`.
+    fn receive(&self, index: u16) -> Option<Receive> {
+        let (chunk, start) = self.place(index)?;
+        Some(Receive {
+            wr_id: WorkRequestId::Receive(index).into(),
+            sge: Sge {
+                address: chunk.address().checked_add(start as u64)?,
+                length: self.memory.size as u32,
+                lkey: chunk.lkey(),
+            },
+        })
+    }
+
+    fn sync_for_cpu(&self, index: u16) {
+        if let Some((chunk, start)) = self.place(index) {
+            chunk.sync_for_cpu(start.saturating_add(self.memory.size));
+        }
+    }
+}
+
+/// Where a connection's receives stand.
+pub(super) struct Receives {
+    handshake: Option<DmaBuffer>,
+    /// Gone when nothing is posted any more.
+    buffers: Option<ReceiveBuffers>,
+    /// Stays for those who read what came before the end.
+    memory: Option<Arc<ReceiveMemory>>,
+    /// Receives that the queue pair takes.
+    capacity: u16,
+    /// Index of the first receive that was never posted.
+    fresh: u16,
+}
+
+impl Receives {
+    /// For the Negotiate Request only.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn for_handshake(device: &Arc<Device>, capacity: u16) -> Result<Self> {
+        Ok(Self {
+            handshake: Some(DmaBuffer::allocate(
+                device,
+                HANDSHAKE_SIZE,
+                Direction::FromDevice,
+            )?),
+            buffers: None,
+            memory: None,
+            capacity,
+            fresh: 0,
+        })
+    }
+
+    pub(super) fn capacity(&self) -> u16 {
+        self.capacity
+    }
+
+    pub(super) fn handshake_receive(&self) -> Option<Receive> {
+        let buffer = self.handshake.as_ref()?;
+        Some(Receive {
+            wr_id: WorkRequestId::Handshake.into(),
+            sge: Sge {
+                address: buffer.address(),
+                length: HANDSHAKE_SIZE as u32,
+                lkey: buffer.lkey(),
+            },
+        })
+    }
+
+    pub(super) fn set_buffers(&mut self, buffers: ReceiveBuffers) {
+        self.memory = Some(buffers.memory.clone());
+        self.buffers = Some(buffers);
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        let handshake = if self.handshake.is_some() {
+            HANDSHAKE_SIZE
+        } else {
+            0
+        };
+        let chunks = self
+            .buffers
+            .as_ref()
+            .map_or(0, |buffers| buffers.chunks.len());
+        handshake.saturating_add(chunks.saturating_mul(PAGE_SIZE))
+    }
+
+    /// Nothing is posted any more: gives the mappings up, to be dropped.
+    pub(super) fn retire(&mut self) -> (Option<DmaBuffer>, Option<ReceiveBuffers>) {
+        (self.handshake.take(), self.buffers.take())
+    }
+}
+
+impl Connection {
+    /// The connection's receive memory, for the reader of a piece.
+    pub(crate) fn receive_memory(&self) -> Option<Arc<ReceiveMemory>> {
+        self.state.lock().receives.memory.clone()
+    }
+
+    pub(super) fn complete_handshake(
+        &self,
+        state: &mut State,
+        completion: &WorkCompletion,
+        now: Time,
+    ) {
+        let Some(buffer) = state.receives.handshake.take() else {
+            return;
+        };
+        if completion.status != WorkStatus::Success {
+            return state.fail_receive(completion.status, now);
+        }
+        buffer.sync_for_cpu(HANDSHAKE_SIZE);
+        let pdu = buffer
+            .as_slice()
+            .get(..completion.byte_len as usize)
+            .unwrap_or_default();
+        STATISTICS.pdus_received.add(1);
+        state.engine.handle_receive(pdu, None, now);
+    }
+
+    pub(super) fn complete_receive(
+        self: &Arc<Self>,
+        state: &mut State,
+        index: u16,
+        completion: &WorkCompletion,
+        now: Time,
+        later: &mut Later,
+    ) {
+        if completion.status != WorkStatus::Success {
+            return state.fail_receive(completion.status, now);
+        }
+        let (Some(buffers), Some(memory)) = (&state.receives.buffers, &state.receives.memory)
+        else {
+            return;
+        };
+        buffers.sync_for_cpu(index);
+        let pdu = memory
+            .bytes(index, 0, completion.byte_len)
+            .unwrap_or_default();
+        STATISTICS.pdus_received.add(1);
+        let received = state
+            .engine
+            .handle_receive(pdu, completion.invalidated, now);
+        let payload_length = match &received {
+            Received::Piece(piece) => piece.payload_length,
+            _ => 0,
+        };
+        trace::pdu(
+            self.number,
+            false,
+            completion.byte_len,
+            payload_length,
+            u32::from(state.engine.send_credits()),
+            state.engine.receive_credits(),
+        );
+        match received {
+            Received::Piece(piece) if state.phase == Phase::Serving => {
+                STATISTICS
+                    .message_bytes_received
+                    .add(i64::from(piece.payload_length));
+                STATISTICS.messages_received.add(i64::from(piece.last));
+                let event = Event::Piece {
+                    connection: self.clone(),
+                    receive: index,
+                    piece,
+                };
+                state.post(event, later);
+            }
+            // Nobody reads any more.
+            Received::Piece(_) | Received::Repost => state.post_receives_again(&[index], now),
+            Received::Ignore => {}
+        }
+    }
+
+    /// The reader has copied pieces (or never will): their receives are posted again. Whether the
+    /// pieces' event slots stay the connection's; else they are to be released.
+    pub(crate) fn return_receives(self: &Arc<Self>, indices: &[u16]) -> bool {
+        let mut later = Later::default();
+        let keeps_slots = {
+            let mut state = self.state.lock();
+            let now = timer::now();
+            let keeps_slots = state.owner.is_some();
+            if keeps_slots {
+                state.slots = state.slots.saturating_add(indices.len());
+            }
+            if state.link.is_some() {
+                state.post_receives_again(indices, now);
+                self.advance(&mut state, now, &mut later);
+            }
+            keeps_slots
+        };
+        self.carry_out(later);
+        keeps_slots
+    }
+}
+
+impl State {
+    /// Posts receives that the engine counts as new ones.
+    pub(super) fn post_receives(&mut self, count: u16, now: Time) {
+        let mut posted = 0u16;
+        if let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) {
+            while posted < count && self.receives.fresh < buffers.count {
+                let Some(receive) = buffers.receive(self.receives.fresh) else {
+                    break;
+                };
+                if link.post_receives(&[receive]).is_err() {
+                    break;
+                }
+                self.receives.fresh = self.receives.fresh.saturating_add(1);
+                posted = posted.saturating_add(1);
+            }
+        }
+        if posted == 0 {
+            self.engine.handle_post_receives_failed(now);
+        } else {
+            self.engine.handle_receives_posted(posted, now);
+        }
+    }
+
+    /// Posts receives that were used. Counted only after they are posted, or the peer could be
+    /// granted a credit whose receive is not there yet.
+    fn post_receives_again(&mut self, indices: &[u16], now: Time) {
+        let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) else {
+            return;
+        };
+        if matches!(self.phase, Phase::Draining | Phase::Gone) {
+            return;
+        }
+        let mut posted = 0u16;
+        for index in indices {
+            let Some(receive) = buffers.receive(*index) else {
+                continue;
+            };
+            if link.post_receives(&[receive]).is_err() {
+                self.engine
+                    .handle_provider_error(engine::Reason::ProviderError, now);
+                return;
+            }
+            posted = posted.saturating_add(1);
+        }
+        self.engine.handle_receives_posted(posted, now);
+    }
+
+    fn fail_receive(&mut self, status: WorkStatus, now: Time) {
+        match status {
+            // The queue pair ended, and says why elsewhere.
+            WorkStatus::Success | WorkStatus::Flushed => {}
+            WorkStatus::LocalLength | WorkStatus::InvalidRequest | WorkStatus::LocalOperation => {
+                self.engine
+                    .handle_provider_error(engine::Reason::ReceiveTooLong, now);
+            }
+            _ => {
+                self.cause.get_or_insert(Reason::Provider);
+                self.engine
+                    .handle_provider_error(engine::Reason::ProviderError, now);
+            }
+        }
+    }
+}

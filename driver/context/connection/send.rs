@@ -1,0 +1,552 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The sending half of a connection: messages that wait, and work requests that are posted.
+//!
+//! Two queues wait: what is ordered (messages, and RDMA writes, which the messages behind them
+//! follow on the wire), and RDMA reads, for which nothing waits. What is posted stands in one ring
+//! in the order of the send queue; a completion retires everything up to its own entry.
+
+use super::link::{Capacity, WorkRequestId};
+use super::transfer::Transfer;
+use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time, STATISTICS};
+use crate::context::event_queue::SlotOf;
+use crate::context::ring::Ring;
+use crate::trace;
+use crate::verbs::{Chain, Device, Direction, DmaBuffer, Sge, WorkStatus};
+use kernel::iov::IovIterSource;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_engine as engine;
+use usmbd_engine::{Action, Outlook, Transmit};
+
+/// Bytes of messages that wait or are posted, for one connection; one message may always wait,
+/// however long it is.
+const QUEUE_BYTES: usize = 1 << 20;
+/// Messages and RDMA writes that wait, for one connection.
+const QUEUE_LENGTH: usize = 256;
+/// Work requests of one chain, thus of one doorbell.
+const CHAIN_LENGTH: usize = 32;
+/// Header of a PDU with data: DataOffset is a multiple of 8 ([MS-SMBD] 2.2.3).
+const DATA_HEADER: usize = 24;
+/// Longest header of a PDU without data: the Negotiate Response.
+const CONTROL_HEADER: usize = 32;
+/// Work requests after which one asks for a completion, so that slots come back.
+const SIGNAL_EVERY: u16 = 8;
+
+/// A message in the buffers from which it is sent: segment by segment as the PDUs will be, each
+/// with room for its header, none across two chunks.
+pub(crate) struct Outgoing {
+    user_data: u64,
+    quiet: bool,
+    invalidate: Option<u32>,
+    length: u32,
+    /// Payload of one segment, save the last.
+    payload: usize,
+    per_chunk: usize,
+    chunks: KVec<DmaBuffer>,
+}
+
+/// What SEND_PDU says, besides the payload.
+pub(crate) struct SendRequest {
+    pub(crate) user_data: u64,
+    pub(crate) quiet: bool,
+    pub(crate) invalidate: Option<u32>,
+    pub(crate) length: u32,
+}
+
+impl Outgoing {
+    /// Copies a message from the caller, once, into buffers for PDUs of `max_send_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the caller's memory ends early, `ENOMEM`.
+    pub(super) fn copy_from(
+        request: &SendRequest,
+        max_send_size: u32,
+        device: &Arc<Device>,
+        source: &mut IovIterSource<'_>,
+    ) -> Result<KBox<Self>> {
+        let segment = max_send_size as usize;
+        let payload = segment
+            .checked_sub(DATA_HEADER)
+            .filter(|n| *n > 0)
+            .ok_or(EINVAL)?;
+        let per_chunk = PAGE_SIZE
+            .checked_div(segment)
+            .filter(|n| *n > 0)
+            .ok_or(EINVAL)?;
+        let mut left = request.length as usize;
+        let segments = left.div_ceil(payload);
+        let mut chunks = KVec::with_capacity(segments.div_ceil(per_chunk), GFP_KERNEL_ACCOUNT)?;
+        while left > 0 {
+            let here = left.div_ceil(payload).min(per_chunk);
+            // The last segment of a chunk may be short; a small message takes little memory.
+            let last = left
+                .saturating_sub(payload.saturating_mul(here.saturating_sub(1)))
+                .min(payload);
+            let bytes = segment
+                .saturating_mul(here.saturating_sub(1))
+                .saturating_add(DATA_HEADER)
+                .saturating_add(last);
+            let mut chunk = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
+            for part in chunk.as_mut_slice().chunks_mut(segment) {
+                let Some(place) = part.get_mut(DATA_HEADER..) else {
+                    continue;
+                };
+                if source.copy_from_iter(place) != place.len() {
+                    return Err(EFAULT);
+                }
+                left = left.saturating_sub(place.len());
+            }
+            chunk.sync_for_device(bytes);
+            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(KBox::new(
+            Self {
+                user_data: request.user_data,
+                quiet: request.quiet,
+                invalidate: request.invalidate,
+                length: request.length,
+                payload,
+                per_chunk,
+                chunks,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+
+    /// Writes a PDU's header before its payload, and says where both stand.
+    fn segment(&mut self, transmit: &Transmit) -> Option<Sge> {
+        let number = (transmit.payload_offset as usize).checked_div(self.payload)?;
+        let chunk = self.chunks.get_mut(number.checked_div(self.per_chunk)?)?;
+        let within = number.checked_rem(self.per_chunk)?;
+        let start = within.checked_mul(self.payload.checked_add(DATA_HEADER)?)?;
+        let header = transmit.header.get(..DATA_HEADER)?;
+        chunk
+            .as_mut_slice()
+            .get_mut(start..start.checked_add(DATA_HEADER)?)?
+            .copy_from_slice(header);
+        chunk.sync_for_device(start.saturating_add(DATA_HEADER));
+        Some(Sge {
+            address: chunk.address().checked_add(start as u64)?,
+            length: transmit.payload_length.checked_add(DATA_HEADER as u32)?,
+            lkey: chunk.lkey(),
+        })
+    }
+}
+
+/// What waits in order.
+pub(super) enum Item {
+    Message(KBox<Outgoing>),
+    Write(KBox<Transfer>),
+}
+
+/// What a posted work request was for.
+pub(super) enum Posted {
+    /// A PDU that no message ends with.
+    Pdu,
+    /// The last PDU of a message.
+    Message(KBox<Outgoing>),
+    /// Part of a transfer, not the last.
+    Part,
+    /// The last part of a transfer.
+    Transfer(KBox<Transfer>),
+    /// A registration of a buffer of the area.
+    Registration(transfer::Registration),
+}
+
+/// See the module's documentation.
+pub(super) struct SendQueue {
+    pub(super) ordered: Ring<Item>,
+    pub(super) reads: Ring<KBox<Transfer>>,
+    /// Bytes of messages that wait or are posted.
+    bytes: usize,
+    posted: Ring<Posted>,
+    /// Number of the oldest posted work request, and of the next one.
+    oldest: u64,
+    next: u64,
+    pub(super) chain: Chain,
+    max_sge: usize,
+    /// Headers of PDUs without data, one for each entry of `posted`.
+    headers: DmaBuffer,
+    send_slots: u16,
+    pub(super) rdma_slots: u16,
+    /// Work requests since the last one that asked for a completion.
+    unsignalled: u16,
+    /// What failed first; it tells about the next command that is retired.
+    failure: Option<Status>,
+}
+
+impl SendQueue {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new(device: &Arc<Device>, capacity: &Capacity) -> Result<Self> {
+        let entries = capacity.send_queue() as usize;
+        Ok(Self {
+            ordered: Ring::with_capacity(QUEUE_LENGTH)?,
+            reads: Ring::with_capacity(QUEUE_LENGTH)?,
+            bytes: 0,
+            posted: Ring::with_capacity(entries)?,
+            oldest: 0,
+            next: 0,
+            chain: Chain::new(CHAIN_LENGTH, capacity.send_sge as usize)?,
+            max_sge: capacity.send_sge as usize,
+            headers: DmaBuffer::allocate(
+                device,
+                entries.saturating_mul(CONTROL_HEADER),
+                Direction::ToDevice,
+            )?,
+            send_slots: capacity.sends,
+            rdma_slots: capacity.rdma,
+            unsignalled: 0,
+            failure: None,
+        })
+    }
+
+    /// Whether nothing waits and nothing is posted.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ordered.is_empty() && self.reads.is_empty() && self.posted.is_empty()
+    }
+
+    /// Whether a message of `length` bytes may be queued.
+    pub(super) fn has_room(&self, length: u32) -> bool {
+        let wanted = self.bytes.saturating_add(length as usize);
+        !self.ordered.is_full() && (self.bytes == 0 || wanted <= QUEUE_BYTES)
+    }
+
+    /// Queues a message; [`Self::has_room`] said yes.
+    pub(super) fn queue(&mut self, message: KBox<Outgoing>) -> Result<(), KBox<Outgoing>> {
+        let length = message.length as usize;
+        match self.ordered.push(Item::Message(message)) {
+            Ok(()) => {
+                self.bytes = self.bytes.saturating_add(length);
+                Ok(())
+            }
+            Err(Item::Message(message)) => Err(message),
+            Err(Item::Write(_)) => Ok(()),
+        }
+    }
+
+    /// Bytes of memory that an idle connection has here.
+    pub(super) fn memory(&self) -> usize {
+        let rings = self.ordered.capacity() * size_of::<Option<Item>>()
+            + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
+            + self.posted.capacity() * size_of::<Option<Posted>>();
+        rings
+            .saturating_add(self.headers.as_slice().len())
+            .saturating_add(self.chain.memory())
+    }
+
+    /// Number and signal for the next work request. `ends` is whether a command completes with it.
+    pub(super) fn number(&mut self, ends: bool) -> (u64, bool) {
+        let signalled = ends || self.unsignalled >= SIGNAL_EVERY;
+        self.unsignalled = if signalled {
+            0
+        } else {
+            self.unsignalled.saturating_add(1)
+        };
+        (WorkRequestId::Send(self.next).into(), signalled)
+    }
+
+    /// Remembers what was added to the chain just now.
+    pub(super) fn remember(&mut self, posted: Posted) -> Result<(), Posted> {
+        self.posted.push(posted)?;
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    pub(super) fn can_post(&self) -> bool {
+        !self.posted.is_full() && !self.chain.is_full()
+    }
+
+    /// Work requests that can be posted until one completes.
+    pub(super) fn posted_room(&self) -> usize {
+        self.posted.capacity().saturating_sub(self.posted.len())
+    }
+
+    /// Scatter/gather entries of one work request.
+    pub(super) fn max_sge(&self) -> usize {
+        self.max_sge
+    }
+
+    /// Adds a PDU to the chain. False if it could not be built, which no input of a peer or a
+    /// user can bring about.
+    fn push_pdu(&mut self, transmit: &Transmit) -> bool {
+        let ends = transmit.ends_message;
+        let (wr_id, mut signalled) = self.number(ends);
+        let sge = if transmit.payload_length > 0 {
+            match self.ordered.front_mut() {
+                Some(Item::Message(message)) => message.segment(transmit),
+                _ => None,
+            }
+        } else {
+            // Few and far between; their completions are what a failure response waits for.
+            signalled = true;
+            self.control(transmit)
+        };
+        let Some(sge) = sge else { return false };
+        if self
+            .chain
+            .push_send(wr_id, &[sge], signalled, transmit.invalidate)
+            .is_err()
+        {
+            return false;
+        }
+        let posted = match if ends { self.ordered.pop() } else { None } {
+            Some(Item::Message(message)) => Posted::Message(message),
+            _ => Posted::Pdu,
+        };
+        self.send_slots = self.send_slots.saturating_sub(1);
+        self.remember(posted).is_ok()
+    }
+
+    /// Writes the header of a PDU without data into the place of its entry.
+    fn control(&mut self, transmit: &Transmit) -> Option<Sge> {
+        let length = transmit.header_length as usize;
+        let entry = (self.next % self.posted.capacity().max(1) as u64) as usize;
+        let start = entry.checked_mul(CONTROL_HEADER)?;
+        self.headers
+            .as_mut_slice()
+            .get_mut(start..start.checked_add(length)?)?
+            .copy_from_slice(transmit.header.get(..length)?);
+        self.headers.sync_for_device(start.saturating_add(length));
+        Some(Sge {
+            address: self.headers.address().checked_add(start as u64)?,
+            length: transmit.header_length,
+            lkey: self.headers.lkey(),
+        })
+    }
+}
+
+impl Connection {
+    /// Posts what can be posted, in chains of one doorbell each.
+    pub(super) fn pump(self: &Arc<Self>, state: &mut State, now: Time, later: &mut Later) {
+        loop {
+            let Some(link) = state.link.clone() else {
+                return;
+            };
+            if matches!(state.phase, Phase::Draining | Phase::Gone) {
+                return;
+            }
+            state.send.chain.clear();
+            self.fill_chain(state, now, later);
+            if state.send.chain.is_empty() {
+                return;
+            }
+            let full = state.send.chain.is_full();
+            if link.post(&mut state.send.chain).is_err() {
+                state
+                    .engine
+                    .handle_provider_error(engine::Reason::ProviderError, now);
+                return;
+            }
+            if !full {
+                return;
+            }
+        }
+    }
+
+    fn fill_chain(self: &Arc<Self>, state: &mut State, now: Time, later: &mut Later) {
+        self.push_reads(state, later);
+        while state.send.can_post() {
+            let head = match state.send.ordered.front() {
+                Some(Item::Write(_)) => {
+                    if self.push_write(state, later) {
+                        continue;
+                    }
+                    // What is behind it waits for it; credits and keepalives do not.
+                    None
+                }
+                Some(Item::Message(message)) => Some(engine::Message {
+                    length: message.length,
+                    invalidate: message.invalidate,
+                }),
+                None => None,
+            };
+            let outlook = Outlook {
+                head,
+                send_slot: state.send.send_slots > 0,
+            };
+            match state.engine.poll_action(&outlook) {
+                Some(Action::PostReceives { count, .. }) => state.post_receives(count, now),
+                Some(Action::Transmit(transmit)) => {
+                    STATISTICS.pdus_sent.add(1);
+                    trace::pdu(
+                        self.number,
+                        true,
+                        transmit
+                            .header_length
+                            .saturating_add(transmit.payload_length),
+                        transmit.payload_length,
+                        u32::from(state.engine.send_credits()),
+                        state.engine.receive_credits(),
+                    );
+                    if !state.send.push_pdu(&transmit) {
+                        state
+                            .engine
+                            .handle_provider_error(engine::Reason::ProviderError, now);
+                        return;
+                    }
+                }
+                // The caller sees the engine's end.
+                Some(Action::Disconnect(_)) | None => return,
+            }
+        }
+    }
+
+    /// A signalled work request completed, or any failed: it and all before it are done.
+    pub(super) fn complete_send(
+        self: &Arc<Self>,
+        state: &mut State,
+        sequence: u64,
+        status: WorkStatus,
+        now: Time,
+        later: &mut Later,
+    ) {
+        match status {
+            WorkStatus::Success | WorkStatus::Flushed => {}
+            WorkStatus::RemoteAccess => {
+                self.warn(fmt!("the peer's key does not allow an RDMA access"));
+                state.send.failure.get_or_insert(Status::RemoteAccess);
+                state.cause.get_or_insert(Reason::RemoteAccess);
+            }
+            _ => {
+                self.warn(fmt!("a work request failed: {}", status.name()));
+                state.send.failure.get_or_insert(Status::Provider);
+                state.cause.get_or_insert(Reason::Provider);
+            }
+        }
+        while state.send.oldest <= sequence {
+            let Some(posted) = state.send.posted.pop() else {
+                break;
+            };
+            // Unsignalled ones before it went well: a failed one always completes itself.
+            let success = status == WorkStatus::Success || state.send.oldest < sequence;
+            state.send.oldest = state.send.oldest.wrapping_add(1);
+            self.retire(state, posted, success, now, later);
+        }
+        if !matches!(status, WorkStatus::Success | WorkStatus::Flushed) {
+            state
+                .engine
+                .handle_provider_error(engine::Reason::ProviderError, now);
+        }
+    }
+
+    fn retire(
+        self: &Arc<Self>,
+        state: &mut State,
+        posted: Posted,
+        success: bool,
+        now: Time,
+        later: &mut Later,
+    ) {
+        match posted {
+            Posted::Pdu => {
+                state.send.send_slots = state.send.send_slots.saturating_add(1);
+                if success {
+                    state.engine.handle_sent(now);
+                }
+            }
+            Posted::Message(message) => {
+                state.send.send_slots = state.send.send_slots.saturating_add(1);
+                if success {
+                    state.engine.handle_sent(now);
+                }
+                self.end_message(state, &message, success, later);
+            }
+            Posted::Part => state.send.rdma_slots = state.send.rdma_slots.saturating_add(1),
+            Posted::Transfer(transfer) => {
+                state.send.rdma_slots = state.send.rdma_slots.saturating_add(1);
+                self.end_transfer(state, transfer, success, later);
+            }
+            Posted::Registration(registration) => {
+                state.send.rdma_slots = state.send.rdma_slots.saturating_add(1);
+                registration.complete(success);
+            }
+        }
+    }
+
+    fn end_message(
+        self: &Arc<Self>,
+        state: &mut State,
+        message: &Outgoing,
+        success: bool,
+        later: &mut Later,
+    ) {
+        state.send.bytes = state.send.bytes.saturating_sub(message.length as usize);
+        if success {
+            STATISTICS.messages_sent.add(1);
+            STATISTICS.message_bytes_sent.add(i64::from(message.length));
+            STATISTICS
+                .remote_invalidations
+                .add(i64::from(message.invalidate.is_some()));
+            let length = u64::from(message.length);
+            state.publish(self.number, |page| {
+                page.bytes_completed = page.bytes_completed.get().wrapping_add(length).into();
+            });
+        }
+        let status = state.status(success);
+        let event = Event::PduSent {
+            user_data: message.user_data,
+            connection: self.number,
+            status,
+        };
+        state.complete_command(event, message.quiet && success, later);
+        self.make_room(state, later);
+    }
+
+    /// Tells those who wait for room in the send queue.
+    pub(super) fn make_room(self: &Arc<Self>, state: &mut State, later: &mut Later) {
+        later.room = true;
+        if state.send_ready_wanted && !state.send_ready_queued && state.send.has_room(0) {
+            state.send_ready_wanted = false;
+            state.send_ready_queued = true;
+            state.post(
+                Event::SendReady {
+                    connection: self.clone(),
+                },
+                later,
+            );
+        }
+    }
+
+    /// The end: whatever waits or was never completed fails.
+    pub(super) fn fail_queued(self: &Arc<Self>, state: &mut State, later: &mut Later) {
+        let now = super::timer::now();
+        while let Some(posted) = state.send.posted.pop() {
+            self.retire(state, posted, false, now, later);
+        }
+        while let Some(item) = state.send.ordered.pop() {
+            match item {
+                Item::Message(message) => self.end_message(state, &message, false, later),
+                Item::Write(transfer) => self.end_transfer(state, transfer, false, later),
+            }
+        }
+        while let Some(transfer) = state.send.reads.pop() {
+            self.end_transfer(state, transfer, false, later);
+        }
+    }
+}
+
+impl State {
+    /// Outcome of a command that is retired.
+    pub(super) fn status(&mut self, success: bool) -> Status {
+        if success {
+            Status::Ok
+        } else {
+            self.send.failure.take().unwrap_or(Status::Disconnected)
+        }
+    }
+
+    /// Queues the event of a command that took effect, or gives its slot back if nobody wants it.
+    pub(super) fn complete_command(&mut self, event: Event, unwanted: bool, later: &mut Later) {
+        if !unwanted {
+            return self.post(event, later);
+        }
+        if let Some(owner) = &self.owner {
+            owner.queue().release(1, SlotOf::Command);
+        }
+    }
+}

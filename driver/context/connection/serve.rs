@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a context does with a connection: takes it by its ticket, sends on it, lets it go.
+
+use super::link::SPARE_RECEIVES;
+use super::receive::ReceiveBuffers;
+use super::send::{Outgoing, SendRequest};
+use super::{
+    pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
+    TICKET_LIFE,
+};
+use crate::compat;
+use crate::context::pending::Ticket;
+use crate::context::Context;
+use kernel::iov::IovIterSource;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_engine::MessageError;
+
+impl Connection {
+    /// A valid Negotiate Request is there: mints a ticket and tells the listener's context.
+    pub(super) fn offer(self: &Arc<Self>) {
+        let listener = self.state.lock().listener.clone();
+        let Some(listener) = listener else { return };
+        let context = listener.context();
+        let reserved = pending::Reservation::new(self).and_then(|made| {
+            context.queue().reserve(1, SlotOf::Connection)?;
+            Ok(made)
+        });
+        let Ok((reservation, ticket)) = reserved else {
+            return self.refuse();
+        };
+        {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Negotiating {
+                drop(state);
+                context.queue().release(1, SlotOf::Connection);
+                return;
+            }
+            let now = timer::now();
+            state.phase = Phase::Offered;
+            state.ticket = Some(ticket);
+            state.give_up_at = Some(timer::after(now, TICKET_LIFE));
+            self.arm(&mut state, now);
+        }
+        reservation.offer();
+        context.post(Event::ConnectionReady {
+            connection: self.clone(),
+            listener: listener.number(),
+            ticket,
+        });
+        if listener.is_closed() {
+            // It may have emptied the table before our entry stood in it.
+            drop(pending::take(&ticket));
+            self.disconnect(0);
+        }
+    }
+
+    /// Answers the Negotiate Request with a failure.
+    pub(crate) fn refuse(self: &Arc<Self>) {
+        self.with_state(|_, state, now, _| state.engine.reject(now));
+    }
+
+    /// Runs an input to the engine, and all that follows from it.
+    pub(super) fn with_state<R>(
+        self: &Arc<Self>,
+        input: impl FnOnce(&Arc<Self>, &mut super::State, super::Time, &mut Later) -> R,
+    ) -> R {
+        let mut later = Later::default();
+        let result = {
+            let mut state = self.state.lock();
+            let now = timer::now();
+            let result = input(self, &mut state, now, &mut later);
+            self.advance(&mut state, now, &mut later);
+            result
+        };
+        self.carry_out(later);
+        result
+    }
+
+    /// Takes the connection that has this ticket into `context`, under its parameters.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
+    /// `ENOMEM`. The ticket stays good then, save for the first.
+    pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
+        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let result = connection.accept_into(context, user_data);
+        if result.is_err() {
+            connection.offer_again(ticket);
+        }
+        result
+    }
+
+    fn accept_into(self: &Arc<Self>, context: &Arc<Context>, user_data: u64) -> Result {
+        let mut parameters = context.parameters();
+        // The queue pair was made under the listener's parameters.
+        let capacity = self.state.lock().receives.capacity();
+        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
+        parameters.receive_credit_max = parameters.receive_credit_max.min(most);
+        let count = parameters.receive_credit_max.saturating_add(SPARE_RECEIVES);
+        let buffers = ReceiveBuffers::new(&self.device, count, parameters.max_receive_size)?;
+        let slots = usize::from(count).saturating_add(OWN_SLOTS);
+        context.queue().reserve(slots, SlotOf::Connection)?;
+        if let Err(error) = context.adopt(self) {
+            context.queue().release(slots, SlotOf::Connection);
+            return Err(error);
+        }
+        let listener = self.with_state(|this, state, now, _| {
+            if state.phase != Phase::Offered || state.link.is_none() {
+                return Err(ENOENT);
+            }
+            state.phase = Phase::Serving;
+            state.give_up_at = None;
+            state.ticket = None;
+            state.owner = Some(context.clone());
+            state.accept_user_data = user_data;
+            state.slots = slots;
+            state.receives.set_buffers(buffers);
+            this.publish_state(state, STATE_ACCEPTING);
+            match state.engine.accept(&parameters, now) {
+                Ok(_) => {}
+                Err(_) => state.engine.disconnect(now),
+            }
+            Ok(state.listener.take())
+        });
+        match listener {
+            Ok(listener) => {
+                if let Some(listener) = listener {
+                    listener.release();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                context.forget(self.number, None);
+                context.queue().release(slots, SlotOf::Connection);
+                Err(error)
+            }
+        }
+    }
+
+    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
+    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
+        if self.state.lock().phase != Phase::Offered {
+            return;
+        }
+        match pending::Reservation::with_ticket(self, *ticket) {
+            Ok(reservation) => reservation.offer(),
+            Err(_) => self.disconnect(0),
+        }
+    }
+
+    /// Refuses the connection that has this ticket.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if the ticket is not good (any more).
+    pub(crate) fn reject(ticket: &Ticket) -> Result {
+        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        Ok(())
+    }
+
+    /// Ends the connection now; what was not sent is dropped.
+    pub(crate) fn disconnect(self: &Arc<Self>, user_data: u64) {
+        self.with_state(|_, state, now, _| {
+            state.disconnect_user_data = user_data;
+            state.engine.disconnect(now);
+        });
+    }
+
+    /// Its context was closed. What was accepted is sent within [`LINGER`], then it ends.
+    pub(crate) fn detach(self: &Arc<Self>) {
+        let owner = self.with_state(|_, state, now, _| {
+            let owner = state.owner.take();
+            if state.phase == Phase::Serving {
+                state.phase = Phase::Lingering;
+                state.lingers = true;
+                STATISTICS.lingering.add(1);
+                state.give_up_at = Some(timer::after(now, LINGER));
+            }
+            owner
+        });
+        drop(owner);
+    }
+
+    /// SEND_READY was read. Whether its slot stays the connection's; else it is to be released.
+    pub(crate) fn send_ready_read(&self) -> bool {
+        let mut state = self.state.lock();
+        state.send_ready_queued = false;
+        let keeps_slot = state.owner.is_some();
+        if keeps_slot {
+            state.slots = state.slots.saturating_add(1);
+        }
+        keeps_slot
+    }
+
+    /// As [`Self::disconnect`], for the command.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the connection has ended.
+    pub(crate) fn disconnect_by_command(self: &Arc<Self>, user_data: u64) -> Result {
+        if self.state.lock().engine.end().is_some() {
+            return Err(compat::ENOTCONN);
+        }
+        self.disconnect(user_data);
+        Ok(())
+    }
+
+    /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
+    /// when it was.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the connection is not established or has ended; `EMSGSIZE` if the peer takes
+    /// no message that long; `EAGAIN` if it would have to wait and `nowait` is set (SEND_READY
+    /// follows when there is room); `ERESTARTSYS`; `EFAULT`; `ENOMEM`.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+        padding: u32,
+        nowait: bool,
+    ) -> Result {
+        // Not copied before there is room, or a writer that waits would cost a message.
+        self.wait_for_room(request.length, nowait)?;
+        let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
+        let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
+        let mut zero = [0u8; 8];
+        let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
+        if source.copy_from_iter(zero) != zero.len() {
+            return Err(EFAULT);
+        }
+        if zero.iter().any(|byte| *byte != 0) {
+            return Err(EINVAL);
+        }
+        loop {
+            let refused = self.with_state(|_, state, _, _| {
+                if state.phase != Phase::Serving {
+                    return Err(compat::ENOTCONN);
+                }
+                if !state.send.has_room(request.length) {
+                    // Another writer was faster.
+                    return Ok(Some(message));
+                }
+                let refused = state.send.queue(message).err();
+                if refused.is_none() {
+                    let length = u64::from(request.length);
+                    state.publish(self.number, |page| {
+                        page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
+                    });
+                }
+                Ok(refused)
+            })?;
+            match refused {
+                None => return Ok(()),
+                Some(again) => message = again,
+            }
+            self.wait_for_room(request.length, nowait)?;
+        }
+    }
+
+    fn wait_for_room(&self, length: u32, nowait: bool) -> Result {
+        self.wait_until(nowait, |state| match state.engine.check_message(length) {
+            Ok(()) => Ok(state.send.has_room(length)),
+            Err(MessageError::Empty) => Err(EINVAL),
+            Err(MessageError::TooLong) => Err(EMSGSIZE),
+            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
+        })
+    }
+
+    /// Sleeps until a command can be queued. With `nowait`, `EAGAIN` at once, and SEND_READY later.
+    pub(super) fn wait_until(
+        &self,
+        nowait: bool,
+        ready: impl Fn(&super::State) -> Result<bool>,
+    ) -> Result {
+        let mut state = self.state.lock();
+        loop {
+            if state.phase != Phase::Serving || state.engine.end().is_some() {
+                return Err(compat::ENOTCONN);
+            }
+            if ready(&state)? {
+                return Ok(());
+            }
+            if nowait {
+                state.send_ready_wanted = true;
+                return Err(EAGAIN);
+            }
+            if self.room.wait_interruptible(&mut state) {
+                return Err(ERESTARTSYS);
+            }
+        }
+    }
+
+    /// Fills the status page's connection fields.
+    pub(super) fn publish_state(&self, state: &super::State, number: u32) {
+        let negotiated = state.engine.negotiated();
+        state.publish(self.number, |page| {
+            crate::context::dispatch::describe(page, self, negotiated.as_ref());
+            page.state = number.into();
+        });
+    }
+
+    /// As [`Self::publish_state`], once messages flow.
+    pub(super) fn publish_established(&self, state: &super::State) {
+        self.publish_state(state, STATE_ESTABLISHED);
+    }
+
+    /// One line for debugfs.
+    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
+        let state = self.state.lock();
+        let memory = state.send.memory().saturating_add(state.receives.memory());
+        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
+        out.write_fmt(fmt!(
+            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
+            self.number,
+            self.local,
+            self.peer,
+            self.device.name().to_str().unwrap_or("?"),
+            state.engine.state().name(),
+            state.engine.send_credits(),
+            state.engine.receive_credits(),
+            memory
+                .saturating_add(slots)
+                .saturating_add(size_of::<Self>()),
+        ))
+    }
+}

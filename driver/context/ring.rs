@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A FIFO of fixed capacity: what is pushed in completion context must not need memory.
+
+use kernel::prelude::*;
+
+/// A FIFO whose memory is there before anything is pushed.
+///
+/// # Invariants
+///
+/// `len <= slots.len()`, and `head < slots.len()` unless that is zero; the `len` slots from `head`
+/// on, modulo the length, are `Some`, the others `None`.
+pub(crate) struct Ring<T> {
+    slots: KVec<Option<T>>,
+    head: usize,
+    len: usize,
+}
+
+impl<T> Ring<T> {
+    /// A FIFO that holds nothing and has no memory.
+    pub(crate) const fn empty() -> Self {
+        // INVARIANT: There are no slots.
+        Self {
+            slots: KVec::new(),
+            head: 0,
+            len: 0,
+        }
+    }
+
+    /// A FIFO for `capacity` values.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn with_capacity(capacity: usize) -> Result<Self> {
+        let mut slots = KVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..capacity {
+            slots.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+        // INVARIANT: All slots are `None`.
+        Ok(Self {
+            slots,
+            head: 0,
+            len: 0,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == self.slots.len()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Slot number of the value at `position`, counted from the head.
+    fn slot(&self, position: usize) -> usize {
+        let slot = self.head.wrapping_add(position);
+        // Both summands are below the capacity, so one subtraction does what a modulo would.
+        if slot >= self.slots.len() {
+            slot.wrapping_sub(self.slots.len())
+        } else {
+            slot
+        }
+    }
+
+    /// Adds a value at the end; gives it back if the ring is full.
+    pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
+        if self.is_full() {
+            return Err(value);
+        }
+        let slot = self.slot(self.len);
+        match self.slots.get_mut(slot) {
+            Some(place) => {
+                *place = Some(value);
+                self.len = self.len.wrapping_add(1);
+                Ok(())
+            }
+            None => Err(value),
+        }
+    }
+
+    /// Puts a value that was popped back to the front; gives it back if the ring is full.
+    pub(crate) fn push_front(&mut self, value: T) -> Result<(), T> {
+        if self.is_full() {
+            return Err(value);
+        }
+        let head = match self.head {
+            0 => self.slots.len().wrapping_sub(1),
+            head => head.wrapping_sub(1),
+        };
+        match self.slots.get_mut(head) {
+            Some(place) => {
+                *place = Some(value);
+                self.head = head;
+                self.len = self.len.wrapping_add(1);
+                Ok(())
+            }
+            None => Err(value),
+        }
+    }
+
+    /// Takes the oldest value.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.len == 0 {
+            return None;
+        }
+        let value = self.slots.get_mut(self.head)?.take();
+        self.head = self.slot(1);
+        self.len = self.len.wrapping_sub(1);
+        value
+    }
+
+    /// The oldest value.
+    pub(crate) fn front(&self) -> Option<&T> {
+        self.get(0)
+    }
+
+    /// The oldest value.
+    pub(crate) fn front_mut(&mut self) -> Option<&mut T> {
+        if self.len == 0 {
+            return None;
+        }
+        self.slots.get_mut(self.head)?.as_mut()
+    }
+
+    /// The value at `position`, counted from the oldest.
+    pub(crate) fn get(&self, position: usize) -> Option<&T> {
+        if position >= self.len {
+            return None;
+        }
+        self.slots.get(self.slot(position))?.as_ref()
+    }
+
+    /// Moves everything into `larger`, which must be empty and hold at least as much; afterwards
+    /// `larger` is the old memory.
+    pub(crate) fn grow_into(&mut self, larger: &mut Self) {
+        while let Some(value) = self.pop() {
+            // The larger one has room by the caller's promise.
+            if larger.push(value).is_err() {
+                break;
+            }
+        }
+        core::mem::swap(self, larger);
+    }
+}
