@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! One read(): a batch of events.
+
+use crate::context::connection::Connection;
+use crate::context::dispatch::{self, PIECE_OVERHEAD};
+use crate::context::event_queue::{Event, EventQueue, SlotOf, View};
+use crate::context::Context;
+use crate::trace;
+use kernel::iov::IovIterDest;
+use kernel::prelude::*;
+use kernel::sync::{Arc, ArcBorrow};
+use usmbd_abi::record::{padded, BatchHeader, BATCH_HEADER_LENGTH};
+use usmbd_engine::Piece;
+use zerocopy::IntoBytes;
+
+/// Returns whole events behind a batch header, as many as `dest` holds. `start` is where `dest`
+/// starts, for the header, which is known last.
+///
+/// # Errors
+///
+/// `EAGAIN` if there is none and `nowait` is set; `EMSGSIZE` if the first is longer than `dest`;
+/// `EFAULT`; `ERESTARTSYS`. Nothing is lost then.
+pub(super) fn batch(
+    context: ArcBorrow<'_, Context>,
+    start: &mut IovIterDest<'_>,
+    dest: &mut IovIterDest<'_>,
+    nowait: bool,
+) -> Result<usize> {
+    let room = dest.len();
+    if room < BATCH_HEADER_LENGTH as usize {
+        return Err(EMSGSIZE);
+    }
+    let queue = context.queue();
+    loop {
+        let reading = if nowait {
+            context.reading().try_lock().ok_or(EAGAIN)?
+        } else {
+            context.reading().lock()
+        };
+        if queue.is_empty() {
+            // Not while others are kept from reading.
+            drop(reading);
+            if nowait {
+                return Err(EAGAIN);
+            }
+            queue.wait()?;
+            continue;
+        }
+        return take(&context, start, dest, room);
+    }
+}
+
+fn take(
+    context: &Context,
+    start: &mut IovIterDest<'_>,
+    dest: &mut IovIterDest<'_>,
+    room: usize,
+) -> Result<usize> {
+    let queue = context.queue();
+    let most = if context.at_most_one() { 1 } else { u32::MAX };
+    dest.advance(BATCH_HEADER_LENGTH as usize);
+    let mut returns = Returns::default();
+    let mut count = 0u32;
+    let mut failure = None;
+    while count < most && !queue.is_empty() {
+        match one(context, dest, &mut returns) {
+            Ok(()) => count = count.saturating_add(1),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    let bytes = room.saturating_sub(dest.len());
+    returns.flush(queue);
+    if count == 0 {
+        return Err(failure.unwrap_or(EAGAIN));
+    }
+    let (still_queued, next_length) = outlook(queue);
+    let header = BatchHeader {
+        count: count.into(),
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX).into(),
+        still_queued: still_queued.into(),
+        next_length: next_length.into(),
+    };
+    if start.copy_to_iter(header.as_bytes()) != header.as_bytes().len() {
+        // The events were copied, and their reader cannot know how many: his memory, his loss.
+        return Err(EFAULT);
+    }
+    Ok(bytes)
+}
+
+/// How many events are left, and the length of the next one's record.
+fn outlook(queue: &EventQueue) -> (u32, u32) {
+    let left = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+    let next = queue.look(|view| match view.head()? {
+        Event::Piece { .. } => {
+            let overhead = u32::try_from(PIECE_OVERHEAD).unwrap_or(u32::MAX);
+            let stretch = Stretch::of(view, u32::MAX)?;
+            padded(stretch.bytes)?.checked_add(overhead)
+        }
+        other => dispatch::length(other),
+    });
+    (left, next.flatten().unwrap_or(0))
+}
+
+/// Neighbouring pieces of one message, which are delivered as one.
+struct Stretch {
+    connection: Arc<Connection>,
+    first: Piece,
+    pieces: usize,
+    bytes: u32,
+    invalidated: Option<u32>,
+}
+
+impl Stretch {
+    /// The longest stretch from the head on that has `room` bytes at most; none if the head alone
+    /// has more, or is no piece.
+    fn of(view: View<'_>, room: u32) -> Option<Self> {
+        let Event::Piece {
+            connection,
+            piece: first,
+            ..
+        } = view.head()?
+        else {
+            return None;
+        };
+        if first.payload_length > room {
+            return None;
+        }
+        let mut stretch = Self {
+            connection: connection.clone(),
+            first: *first,
+            pieces: 1,
+            bytes: first.payload_length,
+            invalidated: first.invalidated,
+        };
+        let mut last = first.last;
+        while !last {
+            let Some(Event::Piece {
+                connection: next,
+                piece,
+                ..
+            }) = view.get(stretch.pieces)
+            else {
+                break;
+            };
+            let Some(bytes) = stretch.bytes.checked_add(piece.payload_length) else {
+                break;
+            };
+            if !Arc::ptr_eq(connection, next) || bytes > room {
+                break;
+            }
+            stretch.pieces = stretch.pieces.saturating_add(1);
+            stretch.bytes = bytes;
+            stretch.invalidated = piece.invalidated;
+            last = piece.last;
+        }
+        Some(stretch)
+    }
+}
+
+/// Delivers the oldest event. It stays queued if it cannot be delivered.
+fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> Result {
+    let queue = context.queue();
+    let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
+    let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
+    let stretch = queue.look(|view| {
+        let is_piece = matches!(view.head(), Some(Event::Piece { .. }));
+        is_piece.then(|| Stretch::of(view, payload_room))
+    });
+    match stretch.ok_or(EAGAIN)? {
+        Some(Some(stretch)) => deliver_pieces(queue, &stretch, dest, returns),
+        Some(None) => Err(EMSGSIZE),
+        None => deliver_record(context, dest),
+    }
+}
+
+fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result {
+    let queue = context.queue();
+    let event = queue.pop().ok_or(EAGAIN)?;
+    let copied = match dispatch::encode(&event) {
+        Some(record) if record.bytes().len() <= dest.len() => {
+            copy(dest, record.bytes()).inspect(|()| trace(&record))
+        }
+        _ => Err(EMSGSIZE),
+    };
+    match copied {
+        Ok(()) => delivered(context, event),
+        Err(_) => queue.put_back(event),
+    }
+    copied
+}
+
+/// Copies the payload of neighbouring pieces, once, from the receive buffers to the reader. They
+/// leave the queue when all is copied.
+fn deliver_pieces(
+    queue: &EventQueue,
+    stretch: &Stretch,
+    dest: &mut IovIterDest<'_>,
+    returns: &mut Returns,
+) -> Result {
+    let connection = &stretch.connection;
+    let buffers = connection.receive_memory().ok_or(EIO)?;
+    let record = dispatch::encode_piece(
+        connection.number(),
+        &stretch.first,
+        stretch.bytes,
+        stretch.invalidated,
+    )
+    .ok_or(EMSGSIZE)?;
+    copy(dest, record.bytes())?;
+    for position in 0..stretch.pieces {
+        let (receive, piece) = queue.piece(position).ok_or(EIO)?;
+        let bytes = buffers.bytes(receive, piece.payload_offset, piece.payload_length);
+        copy(dest, bytes.ok_or(EIO)?)?;
+    }
+    let padding = padded(stretch.bytes)
+        .unwrap_or(stretch.bytes)
+        .saturating_sub(stretch.bytes);
+    copy(dest, [0u8; 8].get(..padding as usize).unwrap_or_default())?;
+    trace(&record);
+    for _ in 0..stretch.pieces {
+        if let Some((receive, event)) = queue.pop_piece() {
+            returns.add(queue, connection, receive);
+            drop(event);
+        }
+    }
+    Ok(())
+}
+
+/// Receives whose pieces were read; they are posted again together.
+#[derive(Default)]
+struct Returns {
+    connection: Option<Arc<Connection>>,
+    receives: [u16; Self::MOST],
+    count: usize,
+}
+
+impl Returns {
+    const MOST: usize = 16;
+
+    fn add(&mut self, queue: &EventQueue, connection: &Arc<Connection>, receive: u16) {
+        let same = matches!(&self.connection, Some(own) if Arc::ptr_eq(own, connection));
+        if !same || self.count == Self::MOST {
+            self.flush(queue);
+            self.connection = Some(connection.clone());
+        }
+        if let Some(place) = self.receives.get_mut(self.count) {
+            *place = receive;
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    fn flush(&mut self, queue: &EventQueue) {
+        let count = core::mem::take(&mut self.count);
+        if let Some(connection) = self.connection.take() {
+            let receives = self.receives.get(..count).unwrap_or_default();
+            if !connection.return_receives(receives) {
+                queue.release(count, SlotOf::Connection);
+            }
+        }
+    }
+}
+
+fn copy(dest: &mut IovIterDest<'_>, bytes: &[u8]) -> Result {
+    if dest.copy_to_iter(bytes) == bytes.len() {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
+}
+
+fn trace(record: &dispatch::Record) {
+    trace::event(
+        record.header.opcode.get(),
+        record.header.flags.get(),
+        record.header.user_data.get(),
+        record.header.length.get(),
+    );
+}
+
+/// What follows from an event's delivery.
+fn delivered(context: &Context, event: Event) {
+    let slot_of = event.slot_of();
+    let keeps_slot = match &event {
+        Event::SendReady { connection } => connection.send_ready_read(),
+        Event::Disconnected {
+            connection, reason, ..
+        } => {
+            context.forget(connection.number(), Some(*reason));
+            false
+        }
+        _ => false,
+    };
+    if !keeps_slot {
+        context.queue().release(1, slot_of);
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! One write(): a batch of commands, taken in order.
+
+use crate::context::{dispatch, Context};
+use crate::trace;
+use kernel::iov::IovIterSource;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_abi::command::{Command, Layout, MAX_BODY_LENGTH};
+use usmbd_abi::record::{Header, HEADER_LENGTH};
+use zerocopy::IntoBytes;
+
+/// Commands of one write() at most, so that a call ends; the caller writes the rest.
+const MAX_COMMANDS: usize = 4096;
+
+/// Takes the records that `source` holds. Returns the bytes of those taken.
+///
+/// # Errors
+///
+/// What the first record got; a later obstacle ends the batch short.
+pub(super) fn batch(
+    context: &Arc<Context>,
+    source: &mut IovIterSource<'_>,
+    nowait: bool,
+) -> Result<usize> {
+    let mut taken = 0usize;
+    for number in 0..MAX_COMMANDS {
+        if source.is_empty() {
+            break;
+        }
+        // Only the first record may wait: the caller learns of what was taken before it.
+        match one(context, source, nowait || number > 0) {
+            Ok(length) => taken = taken.saturating_add(length),
+            Err(_) if number > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(taken)
+}
+
+/// Takes one record. Each byte is fetched once: header and body into private memory, the tail by
+/// whoever needs it.
+fn one(context: &Arc<Context>, source: &mut IovIterSource<'_>, nowait: bool) -> Result<usize> {
+    let available = source.len();
+    let mut header = Header::default();
+    if available < HEADER_LENGTH as usize {
+        return Err(EINVAL);
+    }
+    fetch(source, header.as_mut_bytes())?;
+    let result = checked(context, &header, available, source, nowait);
+    trace::command(
+        header.opcode.get(),
+        header.flags.get(),
+        header.user_data.get(),
+        header.length.get(),
+        result.err().map_or(0, |error| error.to_errno()),
+    );
+    result.map(|()| header.length.get() as usize)
+}
+
+fn checked(
+    context: &Arc<Context>,
+    header: &Header,
+    available: usize,
+    source: &mut IovIterSource<'_>,
+    nowait: bool,
+) -> Result {
+    let layout = Layout::of(header).map_err(|_| EINVAL)?;
+    if header.length.get() as usize > available {
+        return Err(EINVAL);
+    }
+    let mut body = [0; MAX_BODY_LENGTH];
+    let body = body.get_mut(..layout.body_length).ok_or(EINVAL)?;
+    fetch(source, body)?;
+    let command = Command::decode(header, body).map_err(|_| EINVAL)?;
+    let before = source.len();
+    dispatch::command(context, header, &command, source, nowait)?;
+    // The tail, whatever was read of it, is done with.
+    let read = before.saturating_sub(source.len());
+    source.advance((layout.tail_length as usize).saturating_sub(read));
+    Ok(())
+}
+
+fn fetch(source: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
+    if source.copy_from_iter(out) == out.len() {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
+}
