@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Messages from the client that wait for smbd, and for their data.
+
+use super::{Connection, PREFIX};
+use crate::device::Device;
+use crate::log;
+use crate::rewrite::{Fetch, Request, Segment};
+use std::io::IoSliceMut;
+use usmbd::{Batch, Error, Lease, MemoryRange};
+
+/// A message for smbd.
+pub(super) struct Incoming {
+    /// As the client sent it.
+    bytes: Vec<u8>,
+    /// How it looks to smbd; empty if that is the same.
+    segments: Vec<Segment>,
+    /// Bytes for smbd, without the prefix.
+    length: usize,
+    fetches: Vec<State>,
+}
+
+enum State {
+    /// For room in the area, or in the device's queue.
+    Waiting(Fetch),
+    Moving {
+        user_data: u64,
+        fetch: Fetch,
+        lease: Lease,
+    },
+    Done(Lease),
+    /// The data will not come; the connection is ending.
+    Failed,
+}
+
+impl Incoming {
+    fn new(bytes: Vec<u8>, request: Request) -> Self {
+        Self {
+            bytes,
+            segments: request.segments,
+            length: request.length,
+            fetches: request.fetches.into_iter().map(State::Waiting).collect(),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.fetches
+            .iter()
+            .all(|state| matches!(state, State::Done(_)))
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.fetches
+            .iter()
+            .any(|state| matches!(state, State::Moving { .. }))
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.fetches
+            .iter()
+            .any(|state| matches!(state, State::Waiting(_)))
+    }
+
+    /// Bytes that smbd gets of it, the prefix included.
+    pub(super) fn stream_length(&self) -> usize {
+        PREFIX + self.length
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Copies from `offset` of what smbd gets of it into `to`; returns how many bytes.
+    pub(super) fn copy(&self, offset: usize, to: &mut [IoSliceMut<'_>]) -> usize {
+        let mut sink = Sink {
+            skip: offset,
+            to,
+            copied: 0,
+            filled: 0,
+        };
+        // At most 24 bits: the rewriter saw to it, and so does what takes messages in.
+        let prefix = (self.length as u32).to_be_bytes();
+        sink.push(PREFIX, |at, room| {
+            room.copy_from_slice(&prefix[at..at + room.len()])
+        });
+        if self.segments.is_empty() {
+            sink.bytes(&self.bytes);
+        }
+        for segment in &self.segments {
+            match segment {
+                Segment::Original(range) => sink.bytes(&self.bytes[range.clone()]),
+                Segment::Bytes(bytes) => sink.bytes(bytes),
+                Segment::Zeros(count) => sink.push(*count, |_, room| room.fill(0)),
+                Segment::Data(index) => {
+                    if let Some(State::Done(lease)) = self.fetches.get(*index) {
+                        sink.push(lease.len(), |at, room| lease.read(at, room));
+                    }
+                }
+            }
+        }
+        sink.copied
+    }
+}
+
+/// Where a message goes, piece by piece.
+struct Sink<'s, 'b> {
+    /// Bytes of the message still to be left out.
+    skip: usize,
+    to: &'s mut [IoSliceMut<'b>],
+    copied: usize,
+    /// Bytes of the first of `to` that are there.
+    filled: usize,
+}
+
+impl Sink<'_, '_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.push(bytes.len(), |at, room| {
+            room.copy_from_slice(&bytes[at..at + room.len()])
+        });
+    }
+
+    /// Takes a piece of `length` bytes, of which `copy` copies those at an offset.
+    fn push(&mut self, length: usize, copy: impl Fn(usize, &mut [u8])) {
+        let mut at = self.skip.min(length);
+        self.skip -= at;
+        while at < length {
+            let Some(first) = self.to.first_mut() else {
+                return;
+            };
+            let room = &mut first[self.filled..];
+            let count = room.len().min(length - at);
+            copy(at, &mut room[..count]);
+            at += count;
+            self.copied += count;
+            self.filled += count;
+            if self.filled == first.len() {
+                let to = std::mem::take(&mut self.to);
+                self.to = &mut to[1..];
+                self.filled = 0;
+            }
+        }
+    }
+}
+
+impl<D: Device> Connection<D> {
+    /// A whole message has come.
+    pub(super) fn take_message(&mut self, mut bytes: Vec<u8>) {
+        self.counters.messages_in += 1;
+        let request = match self.rewriter.request(&mut bytes) {
+            Ok(request) => request,
+            Err(refused) => return self.fail(refused),
+        };
+        if request.invalid != 0 {
+            log::info(format_args!(
+                "{}: {} requests whose channel is wrong",
+                self.name(),
+                request.invalid
+            ));
+        }
+        self.held += bytes.len();
+        if self.held > super::MAX_HELD {
+            return self.fail("too many messages behind one whose data does not come");
+        }
+        self.incoming.push_back(Incoming::new(bytes, request));
+        self.start_fetches();
+    }
+
+    /// Starts RDMA reads in order of arrival, as far as there is room.
+    pub(super) fn start_fetches(&mut self) {
+        let mut incoming = std::mem::take(&mut self.incoming);
+        'all: for message in &mut incoming {
+            for state in &mut message.fetches {
+                if let State::Waiting(fetch) = state {
+                    match self.start(fetch) {
+                        Some(next) => *state = next,
+                        None => break 'all,
+                    }
+                }
+            }
+        }
+        self.incoming = incoming;
+    }
+
+    /// What a waiting fetch becomes; `None` if it has to go on waiting.
+    fn start(&mut self, fetch: &Fetch) -> Option<State> {
+        if self.is_ending || self.ended.is_some() {
+            return None;
+        }
+        let length = fetch.length as usize;
+        let lease = match self.lease(length) {
+            Ok(lease) => lease?,
+            Err(_) => {
+                self.fail("a WRITE by RDMA, and no memory for it");
+                return Some(State::Failed);
+            }
+        };
+        let user_data = self.next();
+        let mut batch = Batch::new();
+        let ranges = lease.ranges(length);
+        touch(&lease, &ranges);
+        let result = batch
+            .rdma_read(self.id, user_data, false, &ranges, &fetch.descriptors)
+            .and_then(|()| self.device.submit(&mut batch));
+        match result {
+            Ok(_) => {
+                self.leased += length;
+                Some(State::Moving {
+                    user_data,
+                    fetch: fetch.clone(),
+                    lease,
+                })
+            }
+            Err(Error::WouldBlock) => None,
+            Err(error) => {
+                self.fail(format_args!("RDMA_READ of {length} bytes: {error}"));
+                Some(State::Failed)
+            }
+        }
+    }
+
+    pub(super) fn finish_fetch(&mut self, user_data: u64, is_good: bool) {
+        for state in self
+            .incoming
+            .iter_mut()
+            .flat_map(|message| &mut message.fetches)
+        {
+            match std::mem::replace(state, State::Failed) {
+                State::Moving {
+                    user_data: mine,
+                    fetch,
+                    lease,
+                } if mine == user_data => {
+                    self.leased -= lease.len();
+                    if is_good {
+                        self.counters.writes += 1;
+                        self.counters.bytes_read += u64::from(fetch.length);
+                        log::debug(format_args!(
+                            "WRITE {}: {} bytes by RDMA READ from {} descriptors",
+                            fetch.message_id,
+                            fetch.length,
+                            fetch.descriptors.len()
+                        ));
+                        *state = State::Done(lease);
+                    }
+                }
+                other => *state = other,
+            }
+        }
+    }
+}
+
+/// A buffer has memory once it was touched; the driver takes no other one.
+fn touch(lease: &Lease, ranges: &[MemoryRange]) {
+    let mut offset = 0;
+    for range in ranges {
+        lease.read(offset, &mut [0]);
+        offset += range.length.get() as usize;
+    }
+}
