@@ -1,0 +1,28 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# module.sh [make arguments]: build this checkout's driver for the kernel KREL
+# (LANE=debug: the checkers' one), into build/KREL/ (objects there too; the
+# source stays clean).
+. "$(dirname "$0")/lib.sh"
+
+krel=$(lane_kernel "${LANE:-stock}" "${KREL:-}")
+out=$BUILD/$krel
+mkdir -p "$out"
+[ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
+
+build() {
+	"$VM/kmake.sh" "$krel" --ro-bind "$TOP" "$TOP" --bind "$out" "$out" -- \
+		-j"$(nproc)" M="$TOP" MO="$out" "$@" modules
+}
+with_lock "module-$(hash_of - <<<"$out")" build "$@"
+
+# Rust symbols carry a hash of the compiler and its options: one that the
+# distribution's kernel does not export would only be seen at load time.
+symvers=$("$VM/cache.sh" "$([ "$krel" = debug ] && echo debug || echo kernel)" "$krel")
+[ "$krel" != debug ] || symvers+=/obj
+for ko in "$out"/*.ko; do
+	missing=$(nm -u "$ko" | awk '$2 ~ /^_R/ { print $2 }' |
+		grep -vxF -f <(awk '{ print $2 }' "$symvers/Module.symvers") || true)
+	[ -z "$missing" ] || die "$ko needs Rust symbols that $krel does not export:
+$missing"
+done

@@ -1,0 +1,111 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# run.sh SCRIPT [ARGS...]: boot a fresh guest, run SCRIPT in it as root, show
+# what it prints, and end with its exit status. From the environment:
+#   KREL     the stock kernel (7.3.4+deb13 if nothing is said)
+#   LANE     stock, or debug (the kernel with the checkers)
+#   TIMEOUT  seconds that the script may take (600)
+#   RUN      a name for the run's folder below build/vm/ (else a fresh one)
+#   CMDLINE  more for the kernel's command line
+#   QEMU     more options for QEMU
+# The run's folder gets dmesg (the kernel's log), console (what the kernel said
+# on its console), output, and out/, which is /out in the guest.
+. "$(dirname "$0")/lib.sh"
+
+[ $# -gt 0 ] || die "which script? make vm SCRIPT=path [ARGS=...]"
+script=$1
+shift
+lane=${LANE:-stock}
+kernel=$(lane_kernel "$lane" "${KREL:-}")
+timeout=${TIMEOUT:-600}
+[ -f "$script" ] || script=$TOP/$script
+[ -f "$script" ] || die "no such script: $1"
+script=$(realpath "$script")
+
+boot=$("$VM/cache.sh" boot "$kernel")
+rootfs=$("$VM/cache.sh" rootfs)
+read -ra accel <<<"$("$VM/kvm.sh" "$boot")"
+
+mkdir -p "$BUILD/vm"
+if [ -n "${RUN:-}" ]; then
+	run=$BUILD/vm/$RUN
+	rm -rf "$run"
+else
+	run=$(mktemp -d "$BUILD/vm/$(date +%H%M%S)-XXXX")
+fi
+mkdir -p "$run/out/.lab" "$run/tmp"
+ln -sfn "$(basename "$run")" "$BUILD/vm/last"
+
+case $script in
+"$TOP"/*) inside=/src/${script#"$TOP"/} ;;
+*)
+	cp "$script" "$run/out/.lab/script"
+	chmod +x "$run/out/.lab/script"
+	inside=/out/.lab/script
+	;;
+esac
+printf '%s\0' "$inside" "$@" >"$run/out/.lab/command"
+cat >"$run/out/.lab/env" <<-END
+	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel LAB_TIMEOUT=$timeout
+END
+# Variables named USMBD_TEST_* go along.
+export -p | sed -n 's/^declare -x \(USMBD_TEST_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
+
+append="console=ttyS0 loglevel=6 panic=-1 rcupdate.rcu_cpu_stall_timeout=180 no_timer_check"
+append+=" random.trust_cpu=on mitigations=off systemd.unit=none"
+memory=2G
+if [ "$lane" = debug ]; then
+	append+=" kmemleak=on page_owner=on"
+	# With the checkers the ACPI interpreter takes half a minute for each PCI
+	# device's interrupt routing, which nobody needs: virtio has MSI-X.
+	append+=" pci=noacpi"
+	memory=3G
+fi
+
+read -ra more <<<"${QEMU:-}"
+status_file=$run/out/.lab/status
+set +e
+TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
+	"${accel[@]}" -smp 2 -m "$memory" -display none -no-reboot -nodefaults \
+	-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
+	-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
+	-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \
+	-virtfs local,path="$TOP",mount_tag=src,security_model=none,readonly=on,multidevs=remap \
+	-virtfs local,path="$run/out",mount_tag=out,security_model=none,multidevs=remap \
+	-device virtio-rng-pci \
+	-serial file:"$run/console" \
+	-device virtio-serial-pci -chardev file,id=output,path=/dev/stdout -device virtserialport,chardev=output,name=usmbd.output \
+	"${more[@]}" </dev/null 2>"$run/qemu.log" | tee "$run/output"
+qemu=${PIPESTATUS[0]}
+set -e
+
+rm -rf "$run/tmp"
+[ ! -f "$run/out/.lab/dmesg" ] || mv "$run/out/.lab/dmesg" "$run/dmesg"
+[ -f "$run/dmesg" ] || cp "$run/console" "$run/dmesg"
+rel=${run#"$TOP"/}
+
+bad=0
+if ! "$VM/guest/splats" <"$run/dmesg" >"$run/splats" || ! "$VM/guest/splats" <"$run/console" >>"$run/splats"; then
+	say "vm: the kernel complained (all of its log: $rel/dmesg):"
+	sed 's/^/    /' "$run/splats" | head -n 120 >&2
+	bad=1
+fi
+tainted=$(cat "$run/out/.lab/tainted" 2>/dev/null || echo 0)
+# Out of tree (O, 4096) and unsigned (E, 8192) are what we are.
+if [ $((tainted & ~(4096 | 8192))) != 0 ]; then
+	say "vm: the kernel is tainted ($tainted), by more than an unsigned module from outside"
+	bad=1
+fi
+if [ ! -f "$status_file" ]; then
+	if [ "$qemu" = 124 ] || [ "$qemu" = 137 ]; then
+		say "vm: the guest did not end within $((timeout + 240)) s; see $rel/console"
+	else
+		say "vm: the guest ended without a status (qemu: $qemu); see $rel/console and $rel/qemu.log"
+	fi
+	tail -n 15 "$run/console" "$run/qemu.log" >&2
+	exit 125
+fi
+status=$(cat "$status_file")
+[ "$status" != 124 ] || say "vm: the script did not end within $timeout s; blocked tasks stand in $rel/dmesg"
+[ "$status" = 0 ] && [ $bad = 1 ] && status=99
+exit "$status"

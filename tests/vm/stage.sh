@@ -1,0 +1,37 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# stage.sh: build the userland and lay out in build/stage/{bin,lib,include}
+# what the guest gets of it.
+. "$(dirname "$0")/lib.sh"
+
+[ -f "$TOP/userlib/Cargo.toml" ] || die "this checkout has no userlib/Cargo.toml yet"
+stage=$BUILD/stage
+
+
+build_release() {
+	"$VM/cargo.sh" build --quiet --release --workspace --bins --lib --examples
+}
+
+# copy FOLDER FILE...: those of the files that exist.
+copy() {
+	local to=$stage.new/$1 f
+	shift
+	mkdir -p "$to"
+	for f in "$@"; do
+		[ ! -f "$f" ] || cp "$f" "$to"
+	done
+}
+
+make_stage() {
+	local out=$BUILD/cargo/release
+	build_release
+	rm -rf "$stage.new"
+	copy lib "$out"/libusmbd.so "$out"/libusmbd_preload.so
+	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo
+	copy include "$TOP"/userlib/include/*.h
+	rm -rf "$stage"
+	mv "$stage.new" "$stage"
+}
+
+mkdir -p "$BUILD"
+with_lock "stage-$(hash_of - <<<"$BUILD")" make_stage
