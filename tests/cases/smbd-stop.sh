@@ -1,0 +1,40 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# smbd stops at 20 random moments inside a running copy. The client gets an error
+# or connects again, and never hangs; once smbd is back, the copy can be repeated
+# on the same mount.
+# lanes: stock
+# kernels: default
+# timeout: 500
+. /src/tests/cases/smbd-lib.sh
+
+SIZE=$((24 << 20))
+random /tmp/file $SIZE
+start_smbd
+share /mnt soft,retrans=1
+inside=0
+tries=0
+while [ $inside -lt 20 ]; do
+	tries=$((tries + 1))
+	[ $tries -le 60 ] || fail "only $inside of $tries stops met a running copy"
+	rm -f /srv/share/file
+	timeout -k 5 90 cp /tmp/file /mnt/file 2>/tmp/cp.out &
+	copy=$!
+	until_true 20 test -s /srv/share/file || fail "the copy does not begin"
+	# The copy takes a second or so here.
+	sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+	if [ "$(stat -c %s /srv/share/file)" -lt $SIZE ] && kill -0 $copy 2>/dev/null; then
+		inside=$((inside + 1))
+	fi
+	lab smbd stop || fail "smbd does not stop"
+	lab smbd start || fail "smbd does not start again"
+	wait $copy
+	status=$?
+	[ $status -lt 124 ] || fail "the copy hangs (try $tries)"
+	timeout 100 cp /tmp/file /mnt/again || fail "the copy cannot be repeated (try $tries): $(cat /tmp/cp.out)"
+	cmp /tmp/file /srv/share/again || fail "the repeated copy is another file"
+done
+echo "$inside of $tries stops met a running copy"
+lab umount /mnt
+stop_smbd
+all_gone
