@@ -365,7 +365,7 @@ fn least_of_everything() {
 }
 
 #[test]
-fn every_small_credit_target_against_every_other() {
+fn trap_2_every_small_credit_target_against_every_other() {
     for active in 1..=9 {
         for passive in 1..=9 {
             let parameters = |receive_credit_max, send_credit_target| Parameters {
@@ -404,7 +404,7 @@ fn spare_receive_can_be_missing_unless_targets_are_tiny() {
 }
 
 #[test]
-fn idle_pair_lives_on_probes_alone() {
+fn timer_idle_pair_lives_on_probes_alone() {
     let mut pair = established([linux_client(), windows()]);
     let start = pair.now();
     let mut probes = 0;
