@@ -4,10 +4,12 @@
 //! itself.
 
 mod active;
+mod back_to_back;
 mod credits;
 mod exhaustive;
 mod lifecycle;
 mod pair;
+mod properties;
 mod read_depths;
 mod rules;
 mod side;

@@ -224,8 +224,10 @@ const TRANSFERS: &[(&str, &str, usize, Verdict)] = &[
     ("bounds come before the message's size", "FF 00 00 00 00 00 00 00 FF FF FF FF 18 00 00 00 FF FF FF FF 00 00 00 00", 64, Verdict::Terminate(Reason::TransferBounds)),
 ];
 
+type Established = fn() -> Side;
+
 /// An established side of each role without a send credit.
-const ROLES: [(&str, fn() -> Side); 2] =
+const ROLES: [(&str, Established); 2] =
     [("passive", Side::established), ("active", Side::connected)];
 
 #[test]
