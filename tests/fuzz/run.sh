@@ -8,9 +8,11 @@
 # so the stable compiler does.
 . "$(dirname "$0")/../vm/lib.sh"
 
-CARGO_FUZZ=0.13.2
+# The last release that builds with rustc 1.85.
+CARGO_FUZZ=0.13.1
 fuzz=$TOP/tests/fuzz
 out=$BUILD/fuzz
+tools=$out/cargo-fuzz-$CARGO_FUZZ
 
 seconds=${1:?usage: run.sh SECONDS [TARGET...]}
 shift
@@ -27,13 +29,13 @@ has_cargo && command -v c++ >/dev/null || world=(in_buildenv)
 
 mkdir -p "$out"
 log=$out/build.log
-if ! [ -x "$out/tools/bin/cargo-fuzz" ]; then
+if ! [ -x "$tools/bin/cargo-fuzz" ]; then
 	say "fuzz: installing cargo-fuzz $CARGO_FUZZ (log: ${log#"$TOP/"})"
-	"${world[@]}" cargo install cargo-fuzz --locked --version "$CARGO_FUZZ" --root "$out/tools" >"$log" 2>&1 ||
+	"${world[@]}" cargo install cargo-fuzz --locked --version "$CARGO_FUZZ" --root "$tools" >"$log" 2>&1 ||
 		{ tail -n 20 "$log"; die "cargo-fuzz could not be installed"; }
 fi
 say "fuzz: building (log: ${log#"$TOP/"})"
-"${world[@]}" "$out/tools/bin/cargo-fuzz" build --fuzz-dir "$fuzz" --sanitizer none --target-dir "$out/target" >"$log" 2>&1 ||
+"${world[@]}" "$tools/bin/cargo-fuzz" build --fuzz-dir "$fuzz" --sanitizer none --target-dir "$out/target" >"$log" 2>&1 ||
 	{ tail -n 30 "$log"; die "the targets do not build"; }
 
 # fuzz_one TARGET

@@ -101,11 +101,12 @@ has_cargo() {
 }
 
 # in_buildenv COMMAND ARGS...: run it in the build environment, in the checkout,
-# with the cache's crates.
+# with the cache's crates, trusting whom the host trusts.
 in_buildenv() {
 	local env
 	env=$("$VM/cache.sh" buildenv)
 	mkdir -p "$CACHE/cargo-home"
 	"$VM/in-env.sh" "$env" --bind "$TOP" "$TOP" --bind "$CACHE/cargo-home" /cargo --setenv CARGO_HOME /cargo \
+		--ro-bind-try /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt \
 		--chdir "$TOP" -- "$@"
 }
