@@ -7,6 +7,7 @@ use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
 use super::Context;
+use crate::compat;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -123,6 +124,15 @@ pub(crate) fn command(
         Command::Disconnect(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
             connection.disconnect_by_command(user_data)
+        }
+        Command::SetNegotiateTemplate(_)
+        | Command::SetSessionId(_)
+        | Command::ClearSessionId(_)
+        | Command::SetClientGuid(_)
+        | Command::ClearClientGuid(_) => Err(compat::EOPNOTSUPP),
+        Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
+        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
+            Err(compat::EOPNOTSUPP)
         }
     }
 }
@@ -297,7 +307,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    const MAX: usize = 128;
+    const MAX: usize = 192;
 
     fn new<B: event::Body>(flags: u16, user_data: u64, body: &B, tail_length: u32) -> Option<Self> {
         let header = event::header::<B>(flags, user_data, tail_length)?;
@@ -411,6 +421,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 ticket: *ticket,
                 local: socket_address(connection.local()),
                 peer: socket_address(connection.peer()),
+                ..Default::default()
             };
             Record::new(0, 0, &body, 0)
         }
