@@ -39,7 +39,8 @@ def by_client_guid(front, owner, where, *options, length=0):
     connected = routing.expect(owner, raw.CONNECTION_ROUTED)
     handed_over(what, connected, where)
     check(f"{what}: claim {connected.claim}", connected.claim == routing.CLAIM_CLIENT_GUID)
-    check(f"{what}: credits {connected.credits}", connected.credits == 64)
+    wanted = min(64, options[1] if "--credits" in options else 255)
+    check(f"{what}: credits {connected.credits}", connected.credits == wanted)
     check(f"{what}: the request", routing.message(owner, connected.number) == request)
     # It is not answered: its owner does that.
     answer = routing.response()
