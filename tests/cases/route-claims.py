@@ -124,8 +124,9 @@ def users():
     second = routing.as_uid(ALICE)
     refused("a second one of the same uid", errno.EEXIST, lambda: second.write(raw.set_client_guid(GUID)))
     second.close()
-    refused("a second administrator", errno.EEXIST,
-            lambda: routing.Remote().write(raw.set_client_guid(GUID)))
+    second = routing.Remote()
+    refused("a second administrator", errno.EEXIST, lambda: second.write(raw.set_client_guid(GUID)))
+    second.close()
     alice.write(raw.clear_client_guid(GUID))
     goes_to("the administrator's again", where, (root, None), [bob, alice], PORT)
     root.write(raw.clear_client_guid(GUID))
