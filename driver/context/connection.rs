@@ -8,6 +8,7 @@
 //! connection's one work item, so they are never concurrent with each other.
 
 mod link;
+mod operate;
 mod receive;
 mod send;
 mod serve;
@@ -16,10 +17,10 @@ mod transfer;
 use super::event_queue::{Event, SlotOf};
 use super::listener::Listener;
 use super::pending::{self, Ticket};
-use super::stats::STATISTICS;
+use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, SocketAddr,
+    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net, SocketAddr,
     WorkCompletion,
 };
 use crate::{module, workqueue};
@@ -39,6 +40,7 @@ use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
 use usmbd_engine::{Role, Time};
 
+pub(crate) use operate::PhaseShown;
 pub(crate) use send::SendRequest;
 pub(crate) use transfer::TransferRequest;
 
@@ -57,6 +59,8 @@ const INITIATOR_DEPTH: u8 = 16;
 #[pin_data]
 pub(crate) struct Connection {
     number: u64,
+    /// Where it came in.
+    net: Net,
     device: Arc<Device>,
     fabric: Fabric,
     local: SocketAddr,
@@ -135,6 +139,7 @@ struct State {
     send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     draining: u8,
+    counters: Counters,
 }
 
 /// What has to be done once the connection's lock is free.
@@ -152,6 +157,8 @@ pub(crate) struct Later {
     room: bool,
     /// Another turn of the work item is due.
     again: bool,
+    /// It is the work item's turn, which may start the drain.
+    turn: bool,
     /// Transfers that are done: their memory may be the last of its area, and must not be dropped
     /// under a lock.
     done: transfer::List,
@@ -249,12 +256,14 @@ impl Connection {
             send_ready_wanted: false,
             send_ready_queued: false,
             draining: 0,
+            counters: Counters::default(),
         };
         let fabric = device.fabric(incoming.port());
         let (local, peer) = (incoming.local(), incoming.peer());
         let connection = Arc::pin_init(
             pin_init!(Self {
                 number: registry::next_number(),
+                net: listener.context().net().clone(),
                 fabric,
                 local,
                 peer,
@@ -322,12 +331,15 @@ impl Connection {
 
     /// One turn of the work item: what the CM said, completions, timers.
     fn turn(self: Arc<Self>) {
-        let mut later = Later::default();
+        let mut later = Later {
+            turn: true,
+            ..Later::default()
+        };
         {
             let mut state = self.state.lock();
             let now = timer::now();
             state.take_news(now);
-            later.again = self.take_completions(&mut state, now, &mut later);
+            later.again |= self.take_completions(&mut state, now, &mut later);
             state.take_time(now);
             self.advance(&mut state, now, &mut later);
         }
@@ -396,7 +408,12 @@ impl Connection {
             }
         }
         if state.engine.end().is_some() {
-            self.start_draining(state, later);
+            if later.turn {
+                self.start_draining(state, later);
+            } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
+                // Draining sleeps, and a caller may have asked not to.
+                later.again = true;
+            }
         } else if state.phase == Phase::Lingering
             && state.send.is_idle()
             && state.engine.is_send_idle()
@@ -488,7 +505,6 @@ impl Connection {
             self.offer();
         }
         if let Some(link) = later.drain.take() {
-            // The work item's own turn handles the completions; nobody else starts a drain.
             let removed = self.state.lock().news.device_removed;
             let missing = link.disconnect_and_drain(removed);
             let mut state = self.state.lock();

@@ -3,6 +3,8 @@
 //! Commands to methods, events to records: the one place where ABI types and the driver's own are
 //! converted into each other.
 
+mod operators;
+
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
@@ -79,12 +81,7 @@ pub(crate) fn command(
             context.queue().reserve(1, SlotOf::Command)?;
             match context.take_listener(body.listener.get()) {
                 Some(listener) => {
-                    listener.close();
-                    let listener = listener.number();
-                    context.post(Event::ListenerClosed {
-                        user_data,
-                        listener,
-                    });
+                    listener.end(user_data);
                     Ok(())
                 }
                 None => {
@@ -131,9 +128,11 @@ pub(crate) fn command(
         | Command::SetClientGuid(_)
         | Command::ClearClientGuid(_) => Err(compat::EOPNOTSUPP),
         Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
-        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
-            Err(compat::EOPNOTSUPP)
+        Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
+        Command::ListConnections(body) => {
+            operators::list_connections(context, body, user_data, nowait)
         }
+        Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
 }
 
@@ -299,7 +298,8 @@ pub(crate) fn is_protocol_error(reason: Reason) -> bool {
     reason == Reason::ReceiveLength || reason.number() >= Reason::NegotiationTimeout.number()
 }
 
-/// An event's record: header and body. A piece's payload follows it and stands elsewhere.
+/// An event's record: header and body. Its tail follows: [`Event::tail`], or a piece's payload, which
+/// stands elsewhere.
 pub(crate) struct Record {
     bytes: [u8; Self::MAX],
     length: usize,
@@ -356,9 +356,26 @@ pub(crate) fn encode_piece(
     Record::new(flags, 0, &body, payload_length)
 }
 
-/// Bytes of the record of an event other than a piece.
+/// Bytes of the record of an event other than a piece. Takes no lock.
 pub(crate) fn length(event: &Event) -> Option<u32> {
-    encode(event).map(|record| record.header.length.get())
+    let tail_length = u32::try_from(event.tail().len()).ok()?;
+    let header = match event {
+        Event::HelloDone { .. } => event::header::<event::HelloDone>,
+        Event::NopDone { .. } => event::header::<event::NopDone>,
+        Event::MemoryParameters { .. } => event::header::<event::MemoryParameters>,
+        Event::Listening { .. } => event::header::<event::Listening>,
+        Event::ListenerClosed { .. } => event::header::<event::ListenerClosed>,
+        Event::ConnectionReady { .. } => event::header::<event::ConnectionReady>,
+        Event::Accepted { .. } => event::header::<event::Accepted>,
+        Event::Piece { .. } => event::header::<event::PduReceived>,
+        Event::PduSent { .. } => event::header::<event::PduSent>,
+        Event::RdmaComplete { .. } => event::header::<event::RdmaComplete>,
+        Event::Disconnected { .. } => event::header::<event::Disconnected>,
+        Event::SendReady { .. } => event::header::<event::SendReady>,
+        Event::Statistics { .. } => event::header::<event::Statistics>,
+        Event::Connections { .. } => event::header::<event::Connections>,
+    };
+    Some(header(0, 0, tail_length)?.length.get())
 }
 
 /// Encodes an event other than a piece.
@@ -484,6 +501,30 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 connection: connection.number().into(),
             };
             Record::new(0, 0, &body, 0)
+        }
+        Event::Statistics {
+            user_data,
+            connection,
+            counters,
+        } => {
+            let body = event::Statistics {
+                connection: (*connection).into(),
+                counters: operators::counters(counters),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connections {
+            user_data,
+            count,
+            left,
+            ..
+        } => {
+            let body = event::Connections {
+                count: (*count).into(),
+                left: (*left).into(),
+            };
+            let tail_length = u32::try_from(event.tail().len()).ok()?;
+            Record::new(0, *user_data, &body, tail_length)
         }
     }
 }

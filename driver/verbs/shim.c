@@ -6,9 +6,11 @@
  */
 
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/scatterlist.h>
+#include <linux/uidgid.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
@@ -159,6 +161,11 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap)
 {
 	return file_ns_capable(file, net->user_ns, cap);
+}
+
+u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who)
+{
+	return from_kuid_munged(asker->user_ns, who ? who->euid : INVALID_UID);
 }
 
 int usmbd_page_count(struct page *page)

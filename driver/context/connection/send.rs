@@ -8,7 +8,7 @@
 
 use super::link::{Capacity, WorkRequestId};
 use super::transfer::Transfer;
-use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time, STATISTICS};
+use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time};
 use crate::context::event_queue::SlotOf;
 use crate::context::ring::Ring;
 use crate::trace;
@@ -372,7 +372,7 @@ impl Connection {
             match state.engine.poll_action(&outlook) {
                 Some(Action::PostReceives { count, .. }) => state.post_receives(count, now),
                 Some(Action::Transmit(transmit)) => {
-                    STATISTICS.pdus_sent.add(1);
+                    state.counters.pdus_sent(1);
                     trace::pdu(
                         self.number,
                         true,
@@ -477,11 +477,11 @@ impl Connection {
     ) {
         state.send.bytes = state.send.bytes.saturating_sub(message.length as usize);
         if success {
-            STATISTICS.messages_sent.add(1);
-            STATISTICS.message_bytes_sent.add(i64::from(message.length));
-            STATISTICS
-                .remote_invalidations
-                .add(i64::from(message.invalidate.is_some()));
+            state.counters.messages_sent(1);
+            state.counters.message_bytes_sent(message.length);
+            state
+                .counters
+                .remote_invalidations(message.invalidate.is_some().into());
             let length = u64::from(message.length);
             state.publish(self.number, |page| {
                 page.bytes_completed = page.bytes_completed.get().wrapping_add(length).into();

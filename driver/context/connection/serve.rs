@@ -134,7 +134,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
@@ -307,25 +307,5 @@ impl Connection {
     /// As [`Self::publish_state`], once messages flow.
     pub(super) fn publish_established(&self, state: &super::State) {
         self.publish_state(state, STATE_ESTABLISHED);
-    }
-
-    /// One line for debugfs.
-    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        let state = self.state.lock();
-        let memory = state.send.memory().saturating_add(state.receives.memory());
-        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
-        out.write_fmt(fmt!(
-            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
-            self.number,
-            self.local,
-            self.peer,
-            self.device.name().to_str().unwrap_or("?"),
-            state.engine.state().name(),
-            state.engine.send_credits(),
-            state.engine.receive_credits(),
-            memory
-                .saturating_add(slots)
-                .saturating_add(size_of::<Self>()),
-        ))
     }
 }
