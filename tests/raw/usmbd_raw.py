@@ -11,11 +11,13 @@ HELLO, NOP = 0x0001, 0x0002
 SET_PARAMETERS, GET_MEMORY_PARAMETERS = 0x0010, 0x0020
 LISTEN, CLOSE_LISTENER, ACCEPT, REJECT = 0x0030, 0x0031, 0x0032, 0x0033
 SEND_PDU, RDMA_READ, RDMA_WRITE, DISCONNECT = 0x0040, 0x0041, 0x0042, 0x0043
+QUERY_STATISTICS, LIST_CONNECTIONS, DROP = 0x0050, 0x0051, 0x0052
 
 HELLO_DONE, NOP_DONE, MEMORY_PARAMETERS = 0x8001, 0x8002, 0x8020
 LISTENING, LISTENER_CLOSED, CONNECTION_READY, ACCEPTED = 0x8030, 0x8031, 0x8033, 0x8034
 PDU_RECEIVED, PDU_SENT, RDMA_COMPLETE, DISCONNECTED, SEND_READY = (
     0x8040, 0x8041, 0x8042, 0x8043, 0x8044)
+STATISTICS, CONNECTIONS = 0x8050, 0x8051
 
 QUIET, INVALIDATE = 1, 2
 AT_MOST_ONE = 1
@@ -81,6 +83,44 @@ def rdma(opcode, connection, ranges, descriptors, flags=0, user_data=0):
 
 def disconnect(connection, user_data=0):
     return record(DISCONNECT, struct.pack("<Q", connection), user_data=user_data)
+
+
+def query_statistics(connection=0, user_data=0):
+    return record(QUERY_STATISTICS, struct.pack("<Q", connection), user_data=user_data)
+
+
+def list_connections(after=0, user_data=0):
+    return record(LIST_CONNECTIONS, struct.pack("<Q", after), user_data=user_data)
+
+
+def drop(connection, user_data=0):
+    return record(DROP, struct.pack("<Q", connection), user_data=user_data)
+
+
+COUNTERS = ["pdus_sent", "pdus_received", "messages_sent", "messages_received", "message_bytes_sent",
+            "message_bytes_received", "rdma_reads", "rdma_read_bytes", "rdma_writes",
+            "rdma_write_bytes", "remote_invalidations"]
+
+
+def counters(body, at=0):
+    """Counters, by their names."""
+    return dict(zip(COUNTERS, struct.unpack_from("<11Q", body, at)))
+
+
+def connections(body):
+    """The entries of CONNECTIONS, and how many did not fit."""
+    count, left = struct.unpack_from("<II", body)
+    entries = []
+    for at in range(8, 8 + 216 * count, 216):
+        number, phase, fabric = struct.unpack_from("<QII", body, at)
+        device = body[at + 80:at + 112].rstrip(b"\0").decode()
+        uid, send_credits, receive_credits, memory = struct.unpack_from("<IHHQ", body, at + 112)
+        entries.append({"number": number, "phase": phase, "fabric": fabric,
+                        "local": body[at + 16:at + 48], "peer": body[at + 48:at + 80],
+                        "device": device, "uid": uid, "send_credits": send_credits,
+                        "receive_credits": receive_credits, "memory": memory,
+                        "counters": counters(body, at + 128)})
+    return entries, left
 
 
 def events(batch):

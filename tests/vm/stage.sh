@@ -7,6 +7,14 @@
 [ -f "$TOP/userlib/Cargo.toml" ] || die "this checkout has no userlib/Cargo.toml yet"
 stage=$BUILD/stage
 
+# It needs neither libc nor headers, so the environment's gcc is enough.
+build_compat32() {
+	local env
+	env=$("$VM/cache.sh" buildenv)
+	"$VM/in-env.sh" "$env" --bind "$TOP" "$TOP" --chdir "$TOP" -- gcc -m32 -O2 -Wall -Wextra -Werror \
+		-ffreestanding -fno-pie -no-pie -fno-stack-protector -static -nostdlib \
+		-o "$BUILD/compat32" tests/compat/compat32.c
+}
 
 build_release() {
 	"$VM/cargo.sh" build --quiet --release --workspace --bins --lib --examples
@@ -25,9 +33,10 @@ copy() {
 make_stage() {
 	local out=$BUILD/cargo/release
 	build_release
+	build_compat32
 	rm -rf "$stage.new"
 	copy lib "$out"/libusmbd.so "$out"/libusmbd_preload.so
-	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo
+	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo "$BUILD"/compat32
 	copy include "$TOP"/userlib/include/*.h
 	rm -rf "$stage"
 	mv "$stage.new" "$stage"
