@@ -281,7 +281,10 @@ fn copy_padded(dest: &mut IovIterDest<'_>, tail: &[u8]) -> Result {
 /// Copies the zeroes behind a tail of `length` bytes.
 fn copy_padding(dest: &mut IovIterDest<'_>, length: usize) -> Result {
     let padding = length.wrapping_neg() % ALIGNMENT as usize;
-    copy(dest, [0u8; ALIGNMENT as usize].get(..padding).unwrap_or_default())
+    copy(
+        dest,
+        [0u8; ALIGNMENT as usize].get(..padding).unwrap_or_default(),
+    )
 }
 
 fn trace(record: &dispatch::Record) {
