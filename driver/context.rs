@@ -11,6 +11,7 @@ pub(crate) mod event_queue;
 pub(crate) mod listener;
 mod observe;
 pub(crate) mod pending;
+pub(crate) mod plug;
 pub(crate) mod registry;
 mod ring;
 pub(crate) mod stats;
