@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -29,6 +29,9 @@ vm:
 
 cases: module stage
 	@$(VM)/cases.sh $(CASES)
+
+test-raw: module stage
+	@TIMEOUT=$${TIMEOUT:-$(if $(filter debug,$(LANE)),5400,1500)} $(VM)/run.sh tests/raw/run.py $(WORDS)
 
 demo:
 	@$(VM)/demo.sh
