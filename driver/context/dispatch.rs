@@ -29,6 +29,12 @@ const DEFAULT_BACKLOG: u16 = 64;
 /// Limits of a connection's credits: what one queue pair is made for.
 const MAX_CREDITS: u32 = 255;
 
+#[cfg(usmbd_disable)]
+unsafe extern "C" {
+    /// A build for tests takes one command away; see tests/raw/disable.c.
+    safe fn usmbd_is_disabled(opcode: u16) -> bool;
+}
+
 /// Carries out one command. What is left of its record, its tail, is read from `tail`.
 ///
 /// # Errors
@@ -43,6 +49,10 @@ pub(crate) fn command(
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
+    #[cfg(usmbd_disable)]
+    if usmbd_is_disabled(header.opcode.get()) {
+        return Err(compat::EOPNOTSUPP);
+    }
     match command {
         Command::Hello(body) => {
             context.queue().reserve(1, SlotOf::Answer)?;
