@@ -327,16 +327,20 @@ def waiting_message(_):
 
 def full_of_transfers(name):
     """A connection whose queue has no room for another transfer, and a transfer."""
-    connection = Placement("read", 8 << 20)
-    area = connection.device.map_area(16)
-    for buffer in range(16):
+    if name == "RDMA_READ":
+        # Of 8 MiB, so that each takes its time.
+        connection = Placement("read", 8 << 20)
+        descriptors = connection.descriptors
+    else:
+        # Behind a message that the peer has no credits for, it waits as long as one wants.
+        connection = Connection(ROCE, "--credits", 4)
+        descriptors = [(0x1000, 1, 8 << 20)]
+        no_room(connection)
+    area = connection.device.map_area(8)
+    for buffer in range(8):
         area[buffer << 20] = 1
     ranges = [(buffer, 0, 1 << 20) for buffer in range(8)]
-    record = raw.rdma(getattr(raw, name), connection.number, ranges, connection.descriptors,
-                      flags=raw.QUIET)
-    if name == "RDMA_WRITE":
-        # Behind a message that the peer has no credits for, it waits as long as one wants.
-        no_room(connection)
+    record = raw.rdma(getattr(raw, name), connection.number, ranges, descriptors, flags=raw.QUIET)
     many(connection, record)
     return connection, record
 

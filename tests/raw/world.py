@@ -257,7 +257,7 @@ def own_memory(length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WR
     memory = mmap.mmap(fd, length, flags, prot)
     os.close(fd)
     with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
-        line = next(line for line in maps if name in line.split("/")[-1])
+        line = next(line for line in maps if line.rstrip().endswith(f":{name} (deleted)"))
     return memory, int(line.split("-")[0], 16)
 
 
