@@ -155,6 +155,11 @@ class Page:
             rest = body[event.length:]
             if len(rest) != (length + 7) // 8 * 8 or any(rest[length:]):
                 wrong.append(f"{event.name}: payload of {length} in {rest[-16:].hex()}")
+        if event.name == "CONNECTIONS":
+            for at in range(event.length, len(body), 216):
+                for field in self.structures["Connection info"]:
+                    start = at + field.offset
+                    wrong += self._check(event.name, field, body[start:start + field.length], [])
         return wrong
 
     def _check(self, name, field, value, flags):
