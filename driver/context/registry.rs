@@ -3,6 +3,7 @@
 //! All connections that have resources on a device, for the device's removal and for operators.
 
 use super::connection::Connection;
+use super::listener::Listener;
 use crate::verbs::{Device, Net};
 use core::fmt;
 use kernel::prelude::*;
@@ -127,6 +128,15 @@ fn lock(nowait: bool) -> Result<GlobalGuard<CONNECTIONS>> {
         CONNECTIONS.try_lock().ok_or(EAGAIN)
     } else {
         Ok(CONNECTIONS.lock())
+    }
+}
+
+/// Ends all connections that came to `listener` and that nobody has accepted.
+pub(crate) fn abandon(listener: &Arc<Listener>) {
+    for connection in CONNECTIONS.lock().iter().flat_map(RBTree::values) {
+        if connection.is_of(listener) {
+            connection.abandon();
+        }
     }
 }
 

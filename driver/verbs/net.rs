@@ -34,7 +34,7 @@ impl Net {
     }
 
     /// As [`Self::opener_may_bind_low_port`], for CAP_NET_ADMIN: whether the opener may see and end
-    /// other people's connections.
+    /// other people's connections, and claim them.
     pub(crate) fn opener_is_admin(&self, file: &File) -> bool {
         self.opener_can(file, ffi::CAP_NET_ADMIN)
     }
@@ -45,6 +45,11 @@ impl Net {
         };
         // SAFETY: The file and, by the type invariants, the namespace are valid.
         unsafe { ffi::usmbd_file_ns_capable(file.as_ptr(), self.as_ptr(), capability) }
+    }
+
+    /// A number that no other namespace has for as long as this one is held.
+    pub(crate) fn number(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::net {
@@ -80,4 +85,10 @@ pub(crate) fn uid_as_seen_by(asker: &Credential, who: Option<&Credential>) -> u3
     let who = who.map_or(core::ptr::null(), Credential::as_ptr);
     // SAFETY: The credentials are valid; the shim knows null.
     unsafe { ffi::usmbd_uid_as_seen_by(asker.as_ptr(), who) }
+}
+
+/// Effective user id of the opener of `file`, the same number in whatever user namespace.
+pub(crate) fn opener_uid(file: &File) -> u32 {
+    // SAFETY: The file is valid.
+    unsafe { ffi::usmbd_file_euid(file.as_ptr()) }
 }

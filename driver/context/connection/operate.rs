@@ -14,6 +14,7 @@ use usmbd_abi::status::Reason;
 #[derive(Clone, Copy)]
 pub(crate) enum PhaseShown {
     Negotiating,
+    Routing,
     Offered,
     Serving,
     Lingering,
@@ -41,6 +42,7 @@ impl PhaseShown {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Negotiating => "negotiating",
+            Self::Routing => "routing",
             Self::Offered => "offered",
             Self::Serving => "serving",
             Self::Lingering => "lingering",
@@ -67,11 +69,13 @@ impl Connection {
             .send
             .memory()
             .saturating_add(state.receives.memory())
+            .saturating_add(state.held_memory())
             .saturating_add(slots)
             .saturating_add(size_of::<Self>());
         Snapshot {
             phase: match state.phase {
                 Phase::Negotiating => PhaseShown::Negotiating,
+                Phase::Routing => PhaseShown::Routing,
                 Phase::Offered => PhaseShown::Offered,
                 Phase::Serving => PhaseShown::Serving,
                 Phase::Lingering => PhaseShown::Lingering,

@@ -115,6 +115,7 @@ fn info(asker: &Context, connection: &Arc<Connection>) -> ConnectionInfo {
 fn phase(phase: PhaseShown) -> u32 {
     match phase {
         PhaseShown::Negotiating => event::PHASE_NEGOTIATING,
+        PhaseShown::Routing => event::PHASE_ROUTING,
         PhaseShown::Offered => event::PHASE_OFFERED,
         PhaseShown::Serving => event::PHASE_SERVING,
         PhaseShown::Lingering => event::PHASE_LINGERING,
