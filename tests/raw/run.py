@@ -17,7 +17,7 @@ import fields       # noqa: E402
 import memoryless   # noqa: E402,F401
 import operations   # noqa: E402
 import routing      # noqa: E402,F401
-from world import PAGE  # noqa: E402
+from world import PAGE, tidy  # noqa: E402
 
 
 def missing(name):
@@ -75,6 +75,7 @@ def main(words):
                 error = (f"{type(caught).__name__}: {caught} "
                          f"({os.path.basename(inner.filename)}:{inner.lineno})")
             done[function] = error
+            tidy()
         took = time.monotonic() - begin
         if error:
             failed.append(line)

@@ -26,6 +26,17 @@ NOBODY = 65534
 class Device(raw.Device):
     """A context, of which every event has to be as the page says."""
 
+    opened = set()
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.opened.add(self)
+
+    def close(self):
+        if self in self.opened:
+            self.opened.remove(self)
+            super().close()
+
     def next(self, timeout=WAIT, size=2 << 20):
         opcode, flags, user_data, body = super().next(timeout, size)
         wrong = PAGE.check_event(opcode, flags, body)
@@ -38,7 +49,10 @@ class Device(raw.Device):
     def works(self):
         """A NOP is answered, behind whatever waits."""
         number = 0x776f726b73
-        self.write(raw.record(raw.NOP, user_data=number))
+        while errno_of(lambda: self.write(raw.record(raw.NOP, user_data=number))) == errno.EAGAIN:
+            # No slot is free: only reading helps.
+            self.queue = []
+            self.next()
         while self.next()[:3] != (raw.NOP_DONE, 0, number):
             pass
 
@@ -49,17 +63,23 @@ class Device(raw.Device):
 class Peer:
     """usmbd-peer in the client's network, on its way to us; `talk` if it is told no other command."""
 
+    running = set()
+
     def __init__(self, where=ROCE, *arguments, command="talk"):
         line = ["nsenter", "--net=/run/netns/client", "usmbd-peer", command, where]
         self.process = subprocess.Popen(line + [str(a) for a in arguments], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.running.add(self)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.running.discard(self)
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
 
     def line(self):
         """What it says next."""
@@ -173,6 +193,14 @@ class Placement(Connection):
         self.device.write(raw.send_pdu(self.number, answer, flags=raw.QUIET))
         said, _ = self.peer.process.communicate(timeout=60 * SLOW)
         assert self.peer.process.returncode == 0, said
+
+
+def tidy():
+    """Ends what a test that failed left open."""
+    for peer in list(Peer.running):
+        peer.__exit__()
+    for device in list(Device.opened):
+        device.close()
 
 
 def errno_of(call):

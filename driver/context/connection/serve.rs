@@ -100,10 +100,10 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
-        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
-        if result.is_err() {
-            connection.offer_again(ticket);
+        if result.is_err() && connection.state.lock().phase == Phase::Offered {
+            entry.offer();
         }
         result
     }
@@ -164,24 +164,13 @@ impl Connection {
         parameters.receive_credit_max.min(most)
     }
 
-    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
-        if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
-        }
-    }
-
     /// Refuses the connection that has this ticket.
     ///
     /// # Errors
     ///
     /// `ENOENT` if the ticket is not good (any more).
     pub(crate) fn reject(ticket: &Ticket) -> Result {
-        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        pending::take(ticket).ok_or(ENOENT)?.0.refuse();
         Ok(())
     }
 
