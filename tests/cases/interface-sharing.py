@@ -262,6 +262,13 @@ def busy_reader():
     fcntl.ioctl(userfaultfd, 0xc020aa00, bytearray(struct.pack("<QQQQ", start, mmap.PAGESIZE, 1, 0)))
     device = raw.Device()
     device.write(nop(1), nop(2))
+    # Forked before there are threads; it reads when it is told to.
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        os.read(device.fd, 4096)
+        os._exit(0)
     result = []
     stuck = threading.Thread(target=lambda: result.append(libc.read(device.fd, ctypes.c_void_p(start), 4096)))
     stuck.start()
@@ -269,10 +276,7 @@ def busy_reader():
     check("it is stuck", stuck.is_alive())
     buffer = bytearray(4096)
     refused("another that may not wait", errno.EAGAIN, lambda: os.preadv(device.fd, [buffer], -1, os.RWF_NOWAIT))
-    child = os.fork()
-    if child == 0:
-        os.read(device.fd, 4096)
-        os._exit(0)
+    os.write(tell, b"x")
     time.sleep(0.3)
     os.kill(child, signal.SIGKILL)
     end = time.monotonic() + 5 * lib.SLOW
