@@ -24,10 +24,10 @@ impl Context {
     /// # Errors
     ///
     /// `ENOMEM`; `EAGAIN` if connections come too fast.
-    fn all_connections(&self) -> Result<(KVec<Arc<Connection>>, Counters)> {
+    fn all_connections(&self) -> Result<(KVVec<Arc<Connection>>, Counters)> {
         let mut wanted = self.inner.lock().count;
         for _ in 0..ATTEMPTS {
-            let mut all = KVec::with_capacity(wanted, GFP_KERNEL_ACCOUNT)?;
+            let mut all = KVVec::with_capacity(wanted, GFP_KERNEL_ACCOUNT)?;
             let inner = self.inner.lock();
             if inner.count <= all.capacity() {
                 for connection in inner.connections.values() {
