@@ -9,24 +9,30 @@ pub(crate) mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
 pub(crate) mod listener;
+mod observe;
 pub(crate) mod pending;
 pub(crate) mod plug;
 pub(crate) mod registry;
 mod ring;
+pub(crate) mod route;
 pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{Net, SocketAddr};
+use crate::verbs::{self, Net, SocketAddr};
 use connection::Connection;
 use event_queue::{Event, EventQueue, SlotOf};
+use kernel::cred::Credential;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::sync::aref::ARef;
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use listener::{ListenRequest, Listener};
-use stats::STATISTICS;
+use route::{Claims, Template};
+use stats::{Counters, STATISTICS};
+use usmbd_abi::command::MAX_TEMPLATES;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
 
@@ -41,15 +47,19 @@ const MAX_LISTENERS: usize = 16;
 #[pin_data]
 pub(crate) struct Context {
     net: Net,
-    /// Whether the opener may listen on a port below 1024. Its credentials count, whoever calls.
+    /// Its credentials count, whoever calls.
+    opener: ARef<Credential>,
+    /// Whether the opener may listen on a port below 1024.
     may_bind_low_port: bool,
+    /// Whether the opener may see and end everybody's connections in this network namespace.
+    is_admin: bool,
     #[pin]
     queue: EventQueue,
-    /// Held while events are copied out, so that those of one connection stay in order.
-    #[pin]
-    reading: Mutex<()>,
     #[pin]
     inner: SpinLock<Inner>,
+    /// Whose connections it wants.
+    #[pin]
+    claims: Claims,
     /// Bytes of lists that commands under way have in kernel memory.
     command_bytes: Atomic<usize>,
     /// The areas mapped through this context.
@@ -61,6 +71,7 @@ pub(crate) struct Context {
 
 struct Inner {
     parameters: Parameters,
+    templates: Templates,
     at_most_one: bool,
     connections: RBTree<u64, Arc<Connection>>,
     count: usize,
@@ -68,8 +79,13 @@ struct Inner {
     next_listener: u32,
     /// Why the context's only connection ended, once that was read.
     ended: Option<Reason>,
+    /// What the connections counted whose end was read.
+    past: Counters,
     closed: bool,
 }
+
+/// A context's negotiate templates, by their numbers.
+type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 
 /// What poll() asks.
 pub(crate) struct Readiness {
@@ -94,24 +110,30 @@ impl Context {
         let net = Net::of_current()?;
         let uid = file.cred().euid().into_uid_in_current_ns();
         let may_bind_low_port = net.opener_may_bind_low_port(file);
+        let is_admin = net.opener_is_admin(file);
+        let claims = Claims::new(verbs::opener_uid(file), is_admin);
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
             try_pin_init!(Self {
                 net,
+                opener: file.cred().into(),
                 may_bind_low_port,
+                is_admin,
                 queue <- queue,
-                reading <- new_mutex!((), "usmbd_reading"),
                 inner <- new_spinlock!(Inner {
                     parameters: Parameters::default(),
+                    templates: Templates::default(),
                     at_most_one: false,
                     connections: RBTree::new(),
                     count: 0,
                     listeners,
                     next_listener: 1,
                     ended: None,
+                    past: Counters::default(),
                     closed: false,
                 }, "usmbd_context"),
+                claims <- claims,
                 command_bytes: Atomic::new(0),
                 area <- AreaSlot::new(uid),
                 status_page <- status_page,
@@ -125,6 +147,7 @@ impl Context {
     /// The last close: listeners end, connections live on for as long as they have something to
     /// send, events are dropped.
     pub(crate) fn close(&self) {
+        self.disclaim_all();
         let listeners = {
             let mut inner = self.inner.lock();
             inner.closed = true;
@@ -165,12 +188,16 @@ impl Context {
         &self.queue
     }
 
-    pub(crate) fn reading(&self) -> &Mutex<()> {
-        &self.reading
-    }
-
     pub(crate) fn net(&self) -> &Net {
         &self.net
+    }
+
+    pub(crate) fn opener(&self) -> &ARef<Credential> {
+        &self.opener
+    }
+
+    pub(crate) fn is_admin(&self) -> bool {
+        self.is_admin
     }
 
     pub(crate) fn parameters(&self) -> Parameters {
@@ -180,6 +207,21 @@ impl Context {
     /// Sets the parameters of connections accepted from now on.
     pub(crate) fn set_parameters(&self, parameters: Parameters) {
         self.inner.lock().parameters = parameters;
+    }
+
+    /// The negotiate templates, the one with the lowest number first.
+    fn templates(&self) -> Templates {
+        self.inner.lock().templates.clone()
+    }
+
+    /// Sets or clears one of the negotiate templates; `number` is below [`MAX_TEMPLATES`].
+    pub(crate) fn set_template(&self, number: u32, template: Option<Arc<Template>>) {
+        let mut template = template;
+        if let Some(place) = self.inner.lock().templates.get_mut(number as usize) {
+            core::mem::swap(place, &mut template);
+        }
+        // The old one is dropped here, unlocked.
+        drop(template);
     }
 
     pub(crate) fn at_most_one(&self) -> bool {
@@ -214,8 +256,13 @@ impl Context {
         Ok(())
     }
 
+    /// Gives back what [`Self::reserve_command_bytes`] counted. Wakes those who wait for room, once
+    /// there is some.
     pub(crate) fn release_command_bytes(&self, bytes: usize) {
-        self.command_bytes.fetch_sub(bytes, Relaxed);
+        let before = self.command_bytes.fetch_sub(bytes, Relaxed);
+        if !has_command_room(before) && has_command_room(before.saturating_sub(bytes)) {
+            self.queue.wake();
+        }
     }
 
     /// The connection with this number, if it is this context's and its end was not read yet.
@@ -246,13 +293,17 @@ impl Context {
         Ok(())
     }
 
-    /// Lets a connection go whose end was read, or that was never established here.
-    pub(crate) fn forget(&self, number: u64, reason: Option<Reason>) {
+    /// Lets a connection go whose end was read, for this reason, or that was never established here.
+    pub(crate) fn forget(&self, connection: &Connection, reason: Option<Reason>) {
+        let counters = connection.counters();
         let (node, count) = {
             let mut inner = self.inner.lock();
-            let node = inner.connections.remove_node(&number);
+            let node = inner.connections.remove_node(&connection.number());
             if node.is_some() {
                 inner.count = inner.count.saturating_sub(1);
+                if reason.is_some() {
+                    inner.past.include(&counters);
+                }
                 if inner.count == 0 && inner.listeners.is_empty() {
                     inner.ended = reason;
                 }
@@ -276,7 +327,7 @@ impl Context {
     /// # Errors
     ///
     /// `EACCES` if the port is privileged and the opener is not; `EMFILE` at the limit; `ENOMEM`;
-    /// `EAGAIN` if no event slot is free.
+    /// `EAGAIN` if no event slots are free.
     pub(crate) fn listen(self: &Arc<Self>, request: ListenRequest) -> Result {
         let low = request.port < FIRST_FREE_PORT || request.iwarp_port < FIRST_FREE_PORT;
         if low && !self.may_bind_low_port {
@@ -289,16 +340,22 @@ impl Context {
             number
         };
         let listener = Listener::new(self.clone(), listener, request)?;
+        // LISTENING, and LISTENER_CHANGED for as long as the listener lives.
         self.queue.reserve(1, SlotOf::Command)?;
-        if self
-            .inner
-            .lock()
-            .listeners
-            .push_within_capacity(listener.clone())
-            .is_err()
-        {
+        let reserved = self.queue.reserve(1, SlotOf::Connection).and_then(|()| {
+            let pushed = self
+                .inner
+                .lock()
+                .listeners
+                .push_within_capacity(listener.clone());
+            pushed.map_err(|_| {
+                self.queue.release(1, SlotOf::Connection);
+                EMFILE
+            })
+        });
+        if reserved.is_err() {
             self.queue.release(1, SlotOf::Command);
-            return Err(EMFILE);
+            return reserved;
         }
         listener.start();
         Ok(())
@@ -326,11 +383,16 @@ impl Context {
         Readiness {
             readable: head_is_end.is_some(),
             writable: self.queue.has_room()
-                && self.command_bytes.load(Relaxed) <= MAX_COMMAND_BYTES / 4 * 3,
+                && has_command_room(self.command_bytes.load(Relaxed)),
             peer_gone: single && head_is_end == Some(true),
             ended,
         }
     }
+}
+
+/// Whether a quarter of the command bytes is free.
+fn has_command_room(used: usize) -> bool {
+    used <= MAX_COMMAND_BYTES / 4 * 3
 }
 
 /// The address of a LISTEN, for any family if it is none.

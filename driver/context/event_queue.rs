@@ -6,11 +6,13 @@
 //! slot first. A slot is *committed* from its reservation until the event was read (or the cause
 //! went away without one).
 
-use super::connection::Connection;
+use super::connection::{Connection, Held};
+use super::listener::Listener;
 use super::ring::Ring;
+use super::stats::Counters;
 use crate::compat::PollWait;
 use kernel::prelude::*;
-use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine::Piece;
 
@@ -36,6 +38,10 @@ pub(crate) enum Event {
         user_data: u64,
         listener: u32,
     },
+    /// The devices that the listener serves, as they are when it is read.
+    ListenerChanged {
+        listener: Arc<Listener>,
+    },
     ConnectionReady {
         connection: Arc<Connection>,
         listener: u32,
@@ -51,6 +57,20 @@ pub(crate) enum Event {
         connection: Arc<Connection>,
         receive: u16,
         piece: Piece,
+    },
+    ConnectionRouted {
+        connection: Arc<Connection>,
+    },
+    /// A piece of a message that was read for routing; it stands in `held`.
+    HeldPiece {
+        connection: Arc<Connection>,
+        held: Arc<Held>,
+        piece: Piece,
+    },
+    /// The answer stands in `held`.
+    NegotiateAnswered {
+        connection: u64,
+        held: Arc<Held>,
     },
     PduSent {
         user_data: u64,
@@ -71,21 +91,40 @@ pub(crate) enum Event {
     SendReady {
         connection: Arc<Connection>,
     },
+    Statistics {
+        user_data: u64,
+        connection: u64,
+        counters: KBox<Counters>,
+    },
+    Connections {
+        user_data: u64,
+        count: u32,
+        left: u32,
+        /// As they stand in the record.
+        entries: KVec<u8>,
+    },
 }
 
 impl Event {
     /// Whom the event's slot was reserved for.
     pub(crate) fn slot_of(&self) -> SlotOf {
         match self {
-            Event::MemoryParameters { .. } | Event::HelloDone { .. } => SlotOf::Answer,
+            Event::HelloDone { .. }
+            | Event::MemoryParameters { .. }
+            | Event::Statistics { .. }
+            | Event::Connections { .. } => SlotOf::Answer,
             Event::NopDone { .. }
             | Event::Listening { .. }
             | Event::ListenerClosed { .. }
             | Event::PduSent { .. }
             | Event::RdmaComplete { .. } => SlotOf::Command,
-            Event::ConnectionReady { .. }
+            Event::ListenerChanged { .. }
+            | Event::ConnectionReady { .. }
+            | Event::ConnectionRouted { .. }
             | Event::Accepted { .. }
             | Event::Piece { .. }
+            | Event::HeldPiece { .. }
+            | Event::NegotiateAnswered { .. }
             | Event::Disconnected { .. }
             | Event::SendReady { .. } => SlotOf::Connection,
         }
@@ -94,6 +133,27 @@ impl Event {
     fn is_answer(&self) -> bool {
         self.slot_of() == SlotOf::Answer
     }
+
+    /// If it is a piece of a message: of which connection, and which.
+    pub(crate) fn piece(&self) -> Option<(&Arc<Connection>, &Piece)> {
+        match self {
+            Event::Piece {
+                connection, piece, ..
+            }
+            | Event::HeldPiece {
+                connection, piece, ..
+            } => Some((connection, piece)),
+            _ => None,
+        }
+    }
+}
+
+/// Where the bytes of a queued piece stand.
+pub(crate) enum Place {
+    /// In this receive of its connection.
+    Receive(u16),
+    /// In kernel memory.
+    Held(Arc<Held>),
 }
 
 /// Slots of one context at most, for whatever cause.
@@ -116,6 +176,8 @@ struct Inner {
     committed: usize,
     /// Of these, reserved by commands.
     commands: usize,
+    /// Somebody copies events out.
+    reading: bool,
     /// The context is gone; what is pushed now is dropped.
     closed: bool,
 }
@@ -130,7 +192,11 @@ struct Inner {
 pub(crate) struct EventQueue {
     #[pin]
     inner: SpinLock<Inner>,
+    /// Readers of an empty queue, and pollers.
     wait: PollWait,
+    /// Readers while another one copies.
+    #[pin]
+    turn: CondVar,
 }
 
 /// Who a slot is for.
@@ -155,9 +221,11 @@ impl EventQueue {
                 ring: Ring::empty(),
                 committed: 0,
                 commands: 0,
+                reading: false,
                 closed: false,
             }, "usmbd_event_queue"),
             wait,
+            turn <- new_condvar!("usmbd_reading"),
         }))
     }
 
@@ -201,16 +269,26 @@ impl EventQueue {
         }
     }
 
-    /// Gives back the slots of `count` events that will not happen or that were read.
+    /// Gives back the slots of `count` events that will not happen or that were read. Wakes those
+    /// who wait for room, once there is some.
     pub(crate) fn release(&self, count: usize, of: SlotOf) {
-        let mut inner = self.inner.lock();
-        if of == SlotOf::Answer {
-            inner.committed_answers = inner.committed_answers.saturating_sub(count);
-            return;
-        }
-        inner.committed = inner.committed.saturating_sub(count);
-        if of == SlotOf::Command {
-            inner.commands = inner.commands.saturating_sub(count);
+        let has_room_now = {
+            let mut inner = self.inner.lock();
+            let had_room = inner.has_room();
+            match of {
+                SlotOf::Answer => {
+                    inner.committed_answers = inner.committed_answers.saturating_sub(count);
+                }
+                SlotOf::Command => {
+                    inner.committed = inner.committed.saturating_sub(count);
+                    inner.commands = inner.commands.saturating_sub(count);
+                }
+                SlotOf::Connection => inner.committed = inner.committed.saturating_sub(count),
+            }
+            !had_room && inner.has_room()
+        };
+        if has_room_now {
+            self.wake();
         }
     }
 
@@ -247,21 +325,19 @@ impl EventQueue {
     }
 
     /// The piece at `position`, counted from the oldest event that is no answer.
-    pub(crate) fn piece(&self, position: usize) -> Option<(u16, Piece)> {
+    pub(crate) fn piece(&self, position: usize) -> Option<(Place, Piece)> {
         match self.inner.lock().ring.get(position)? {
-            Event::Piece { receive, piece, .. } => Some((*receive, *piece)),
+            Event::Piece { receive, piece, .. } => Some((Place::Receive(*receive), *piece)),
+            Event::HeldPiece { held, piece, .. } => Some((Place::Held(held.clone()), *piece)),
             _ => None,
         }
     }
 
     /// Takes the oldest event that is no answer, if it is a piece; as [`Self::pop`] else.
-    pub(crate) fn pop_piece(&self) -> Option<(u16, Event)> {
+    pub(crate) fn pop_piece(&self) -> Option<Event> {
         let mut inner = self.inner.lock();
-        let Some(Event::Piece { receive, .. }) = inner.ring.front() else {
-            return None;
-        };
-        let receive = *receive;
-        Some((receive, inner.ring.pop()?))
+        inner.ring.front()?.piece()?;
+        inner.ring.pop()
     }
 
     /// Puts back an event that could not be delivered.
@@ -291,24 +367,41 @@ impl EventQueue {
         inner.answers.len().saturating_add(inner.ring.len())
     }
 
-    /// Whether a quarter of the slots for commands is free.
+    /// Whether a quarter of the slots for commands, and for answers, is free.
     pub(crate) fn has_room(&self) -> bool {
-        self.inner.lock().commands <= MAX_COMMAND_SLOTS / 4 * 3
+        self.inner.lock().has_room()
     }
 
-    /// Sleeps until an event is queued.
+    /// Slots that are reserved or in use: for everything but answers, and of these for commands.
+    pub(crate) fn committed(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.committed, inner.commands)
+    }
+
+    /// Sleeps until an event is queued and nobody else copies any. Until the result is dropped,
+    /// nobody else does, so that the events of a connection stay in order.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS` on a signal.
-    pub(crate) fn wait(&self) -> Result {
+    /// `EAGAIN` in the place of sleeping, with `nowait`; `ERESTARTSYS` on a signal.
+    pub(crate) fn begin_reading(&self, nowait: bool) -> Result<Reading<'_>> {
         let mut inner = self.inner.lock();
-        while inner.front().is_none() {
-            if self.wait.wait_interruptible(&mut inner) {
+        loop {
+            let wait: &CondVar = if inner.reading {
+                &self.turn
+            } else if inner.front().is_none() {
+                &self.wait
+            } else {
+                inner.reading = true;
+                return Ok(Reading(self));
+            };
+            if nowait {
+                return Err(EAGAIN);
+            }
+            if wait.wait_interruptible(&mut inner) {
                 return Err(ERESTARTSYS);
             }
         }
-        Ok(())
     }
 
     pub(crate) fn poll_wait(&self) -> &PollWait {
@@ -320,6 +413,16 @@ impl EventQueue {
         let mut inner = self.inner.lock();
         inner.closed = true;
         core::mem::replace(&mut inner.ring, Ring::empty())
+    }
+}
+
+/// The right to take events out of a queue.
+pub(crate) struct Reading<'a>(&'a EventQueue);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.inner.lock().reading = false;
+        self.0.turn.notify_all();
     }
 }
 
@@ -344,6 +447,10 @@ impl<'a> View<'a> {
 }
 
 impl Inner {
+    fn has_room(&self) -> bool {
+        self.commands <= MAX_COMMAND_SLOTS / 4 * 3 && self.committed_answers <= MAX_ANSWERS / 4 * 3
+    }
+
     fn front(&self) -> Option<&Event> {
         self.answers.front().or(self.ring.front())
     }

@@ -10,6 +10,7 @@ use super::{
     TICKET_LIFE,
 };
 use crate::compat;
+use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
 use crate::context::Context;
@@ -17,13 +18,22 @@ use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
-use usmbd_engine::MessageError;
+use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
-    /// A valid Negotiate Request is there: mints a ticket and tells the listener's context.
-    pub(super) fn offer(self: &Arc<Self>) {
+    /// A valid Negotiate Request is there.
+    pub(super) fn requested(self: &Arc<Self>) {
         let listener = self.state.lock().listener.clone();
         let Some(listener) = listener else { return };
+        if listener.routes() {
+            self.begin_routing(&listener);
+        } else {
+            self.offer(&listener);
+        }
+    }
+
+    /// Mints a ticket and tells the listener's context.
+    pub(super) fn offer(self: &Arc<Self>, listener: &Arc<Listener>) {
         let context = listener.context();
         let reserved = pending::Reservation::new(self).and_then(|made| {
             context.queue().reserve(1, SlotOf::Connection)?;
@@ -34,7 +44,7 @@ impl Connection {
         };
         {
             let mut state = self.state.lock();
-            if state.phase != Phase::Negotiating {
+            if !matches!(state.phase, Phase::Negotiating | Phase::Routing) {
                 drop(state);
                 context.queue().release(1, SlotOf::Connection);
                 return;
@@ -42,19 +52,22 @@ impl Connection {
             let now = timer::now();
             state.phase = Phase::Offered;
             state.ticket = Some(ticket);
-            state.give_up_at = Some(timer::after(now, TICKET_LIFE));
+            // For routing the time runs already.
+            let until = timer::after(now, TICKET_LIFE);
+            state.give_up_at.get_or_insert(until);
             self.arm(&mut state, now);
         }
-        reservation.offer();
-        context.post(Event::ConnectionReady {
-            connection: self.clone(),
-            listener: listener.number(),
-            ticket,
+        // A listener that is being closed ends its connections itself.
+        let offered = listener.while_open(|| {
+            reservation.offer();
+            context.post(Event::ConnectionReady {
+                connection: self.clone(),
+                listener: listener.number(),
+                ticket,
+            });
         });
-        if listener.is_closed() {
-            // It may have emptied the table before our entry stood in it.
-            drop(pending::take(&ticket));
-            self.disconnect(0);
+        if !offered {
+            context.queue().release(1, SlotOf::Connection);
         }
     }
 
@@ -87,20 +100,21 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
-        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
-        if result.is_err() {
-            connection.offer_again(ticket);
+        if result.is_err() && connection.state.lock().phase == Phase::Offered {
+            entry.offer();
         }
         result
     }
 
     fn accept_into(self: &Arc<Self>, context: &Arc<Context>, user_data: u64) -> Result {
+        let held = self.state.lock().held.clone();
+        if let Some(held) = held {
+            return self.enter(context, &held, Some(user_data));
+        }
         let mut parameters = context.parameters();
-        // The queue pair was made under the listener's parameters.
-        let capacity = self.state.lock().receives.capacity();
-        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
-        parameters.receive_credit_max = parameters.receive_credit_max.min(most);
+        parameters.receive_credit_max = self.credit_limit(&parameters);
         let count = parameters.receive_credit_max.saturating_add(SPARE_RECEIVES);
         let buffers = ReceiveBuffers::new(&self.device, count, parameters.max_receive_size)?;
         let slots = usize::from(count).saturating_add(OWN_SLOTS);
@@ -135,22 +149,19 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
         }
     }
 
-    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
-        if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
-        }
+    /// The peer's credits at most, in a context with these parameters: the queue pair was made under
+    /// the listener's.
+    pub(super) fn credit_limit(&self, parameters: &Parameters) -> u16 {
+        let capacity = self.state.lock().receives.capacity();
+        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
+        parameters.receive_credit_max.min(most)
     }
 
     /// Refuses the connection that has this ticket.
@@ -159,7 +170,7 @@ impl Connection {
     ///
     /// `ENOENT` if the ticket is not good (any more).
     pub(crate) fn reject(ticket: &Ticket) -> Result {
-        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        pending::take(ticket).ok_or(ENOENT)?.0.refuse();
         Ok(())
     }
 
@@ -331,28 +342,9 @@ impl Connection {
         });
     }
 
-    /// As [`Self::publish_state`], once messages flow.
-    pub(super) fn publish_established(&self, state: &super::State) {
+    /// Its context can send and receive from now on.
+    pub(super) fn begin_serving(&self, state: &super::State) {
         self.publish_state(state, STATE_ESTABLISHED);
-    }
-
-    /// One line for debugfs.
-    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        let state = self.state.lock();
-        let memory = state.send.memory().saturating_add(state.receives.memory());
-        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
-        out.write_fmt(fmt!(
-            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
-            self.number,
-            self.local,
-            self.peer,
-            self.device.name().to_str().unwrap_or("?"),
-            state.engine.state().name(),
-            state.engine.send_credits(),
-            state.engine.receive_credits(),
-            memory
-                .saturating_add(slots)
-                .saturating_add(size_of::<Self>()),
-        ))
+        STATISTICS.connections_accepted.add(1);
     }
 }
