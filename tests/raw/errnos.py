@@ -282,13 +282,14 @@ def transfer_too_long(name):
 
 
 def no_room(connection):
-    """Messages for a peer that takes none, until there is no room."""
+    """Messages for a peer that takes none, until there is no room: such a record, and how many it
+    will take."""
     os.set_blocking(connection.device.fd, False)
     record = raw.send_pdu(connection.number, bytes(65536), flags=raw.QUIET)
-    for _ in range(4096):
+    for taken in range(4096):
         if (number := errno_of(write(connection.device, record))):
             assert name_of(number) == "EAGAIN", name_of(number)
-            return record
+            return record, taken
     raise AssertionError("256 MiB were taken for a peer that takes nothing")
 
 
@@ -305,9 +306,9 @@ def many(connection, record):
 @pair("SEND_PDU", "EAGAIN")
 def send_queue_full(_):
     with Connection(ROCE, "--credits", 4) as connection:
-        record = no_room(connection)
+        record, taken = no_room(connection)
         # Once the peer takes them, SEND_READY tells that there is room.
-        for _ in range(40):
+        for _ in range(taken):
             connection.peer.receive()
         connection.device.expect(raw.SEND_READY)
         connection.device.write(record)
@@ -319,7 +320,7 @@ def send_queue_full(_):
 @pair("SEND_PDU", "EINTR")
 def waiting_message(_):
     with Connection(ROCE, "--credits", 4) as connection:
-        record = no_room(connection)
+        record, _ = no_room(connection)
         os.set_blocking(connection.device.fd, True)
         assert interrupted(write(connection.device, record)), "it did not wait"
         connection.device.works()

@@ -94,9 +94,16 @@ class Peer:
         self.process.stdin.write(step.encode() + b"\n")
         self.process.stdin.flush()
 
-    def send(self, message):
+    def start(self, message):
+        """Sends; `sent` when somebody has read as much of it as its credits reach for."""
         self.say(f"send {message.hex()}")
+
+    def sent(self):
         assert (said := self.line()) == "sent", said
+
+    def send(self, message):
+        self.start(message)
+        self.sent()
 
     def receive(self):
         self.say("receive")
