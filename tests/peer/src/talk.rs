@@ -59,7 +59,7 @@ fn step(connection: &mut Connection, line: &str) -> Result<String> {
 /// Talks over one connection until standard input ends; returns the number of steps.
 pub fn run(target: &Target, parameters: Parameters) -> Result<u32> {
     let mut connection = Connection::connect(target, parameters)?;
-    let mut say = |text: &str| {
+    let say = |text: &str| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush())
     };
