@@ -16,7 +16,7 @@ pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{Net, SocketAddr};
+use crate::verbs::{opener_may_lock_memory, Net, SocketAddr};
 use connection::Connection;
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::fs::File;
@@ -91,7 +91,7 @@ impl Context {
     pub(crate) fn open(file: &File) -> Result<Arc<Self>> {
         let queue = EventQueue::new()?;
         let net = Net::of_current()?;
-        let uid = file.cred().euid().into_uid_in_current_ns();
+        let area = AreaSlot::new(file.cred().euid(), opener_may_lock_memory(file));
         let may_bind_low_port = net.opener_may_bind_low_port(file);
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
@@ -112,7 +112,7 @@ impl Context {
                     closed: false,
                 }, "usmbd_context"),
                 command_bytes: Atomic::new(0),
-                area <- AreaSlot::new(uid),
+                area <- area,
                 status_page <- status_page,
             }? Error),
             GFP_KERNEL_ACCOUNT,

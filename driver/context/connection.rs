@@ -8,6 +8,8 @@
 //! connection's one work item, so they are never concurrent with each other.
 
 mod link;
+mod outgoing;
+mod ranges;
 mod receive;
 mod send;
 mod serve;
@@ -39,7 +41,7 @@ use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
 use usmbd_engine::{Role, Time};
 
-pub(crate) use send::SendRequest;
+pub(crate) use outgoing::SendRequest;
 pub(crate) use transfer::TransferRequest;
 
 /// Milliseconds for which a ticket is good.
@@ -152,9 +154,8 @@ pub(crate) struct Later {
     room: bool,
     /// Another turn of the work item is due.
     again: bool,
-    /// Transfers that are done: their memory may be the last of its area, and must not be dropped
-    /// under a lock.
-    done: transfer::List,
+    /// What commands that are done had of the process's memory.
+    done: ranges::List,
 }
 
 impl_has_work! {

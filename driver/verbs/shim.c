@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
@@ -161,6 +162,11 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 	return file_ns_capable(file, net->user_ns, cap);
 }
 
+bool usmbd_file_capable(const struct file *file, int cap)
+{
+	return file_ns_capable(file, &init_user_ns, cap);
+}
+
 int usmbd_page_count(struct page *page)
 {
 	return page_count(page);
@@ -174,4 +180,24 @@ void usmbd_get_page(struct page *page)
 unsigned long usmbd_total_pages(void)
 {
 	return totalram_pages();
+}
+
+s64 usmbd_pinned_pages_add(struct mm_struct *mm, s64 pages)
+{
+	return atomic64_add_return(pages, &mm->pinned_vm);
+}
+
+unsigned long usmbd_memlock_limit(void)
+{
+	return rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+}
+
+bool usmbd_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void usmbd_cond_resched(void)
+{
+	cond_resched();
 }

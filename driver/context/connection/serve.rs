@@ -3,8 +3,9 @@
 //! What a context does with a connection: takes it by its ticket, sends on it, lets it go.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::{Outgoing, SendRequest};
+use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
-use super::send::{Outgoing, SendRequest};
 use super::{
     pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
     TICKET_LIFE,
@@ -15,7 +16,8 @@ use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::record::padded;
 use usmbd_engine::MessageError;
 
 impl Connection {
@@ -209,39 +211,67 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
+    /// Takes a message. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
     /// when it was.
     ///
     /// # Errors
     ///
     /// `ENOTCONN` if the connection is not established or has ended; `EMSGSIZE` if the peer takes
     /// no message that long; `EAGAIN` if it would have to wait and `nowait` is set (SEND_READY
-    /// follows when there is room); `ERESTARTSYS`; `EFAULT`; `ENOMEM`.
+    /// follows when there is room); `ERESTARTSYS`; `EFAULT`, also for ranges that are not the
+    /// caller's; `EINVAL` for padding that is not zero, or ranges that are not as long as the
+    /// message; `ENOMEM`.
     pub(crate) fn send(
         self: &Arc<Self>,
+        context: &Arc<Context>,
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
-        padding: u32,
         nowait: bool,
     ) -> Result {
-        // Not copied before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request.length, nowait)?;
-        let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
-        let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
-        let mut zero = [0u8; 8];
-        let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
-        if source.copy_from_iter(zero) != zero.len() {
-            return Err(EFAULT);
+        context.reserve_command_bytes(request.list_bytes())?;
+        let result = self.take_message(context, request, source, nowait);
+        if result.is_err() {
+            context.release_command_bytes(request.list_bytes());
         }
-        if zero.iter().any(|byte| *byte != 0) {
-            return Err(EINVAL);
-        }
+        result
+    }
+
+    /// The message of a SEND_PDU.
+    fn fetch_message(
+        &self,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+    ) -> Result<KBox<Outgoing>> {
+        let Some(count) = request.ranges else {
+            let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
+            let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
+            fetch_padding(request.length, source)?;
+            return Ok(message);
+        };
+        let named = fetch_list::<MemoryRange>(source, count)?;
+        let ranges = Ranges::resolve(self, context, &named, false, |total| {
+            (total == request.length).then_some(()).ok_or(EINVAL)
+        })?;
+        Outgoing::in_ranges(request, ranges)
+    }
+
+    fn take_message(
+        self: &Arc<Self>,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+        nowait: bool,
+    ) -> Result {
+        // Not fetched before there is room, or a writer that waits would cost a message.
+        self.wait_for_room(request, nowait)?;
+        let mut message = self.fetch_message(context, request, source)?;
         loop {
             let refused = self.with_state(|_, state, _, _| {
                 if state.phase != Phase::Serving {
                     return Err(compat::ENOTCONN);
                 }
-                if !state.send.has_room(request.length) {
+                if !state.send.has_room(request.copied()) {
                     // Another writer was faster.
                     return Ok(Some(message));
                 }
@@ -258,13 +288,14 @@ impl Connection {
                 None => return Ok(()),
                 Some(again) => message = again,
             }
-            self.wait_for_room(request.length, nowait)?;
+            self.wait_for_room(request, nowait)?;
         }
     }
 
-    fn wait_for_room(&self, length: u32, nowait: bool) -> Result {
-        self.wait_until(nowait, |state| match state.engine.check_message(length) {
-            Ok(()) => Ok(state.send.has_room(length)),
+    fn wait_for_room(&self, request: &SendRequest, nowait: bool) -> Result {
+        let check = |state: &super::State| state.engine.check_message(request.length);
+        self.wait_until(nowait, |state| match check(state) {
+            Ok(()) => Ok(state.send.has_room(request.copied())),
             Err(MessageError::Empty) => Err(EINVAL),
             Err(MessageError::TooLong) => Err(EMSGSIZE),
             Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
@@ -328,4 +359,18 @@ impl Connection {
                 .saturating_add(size_of::<Self>()),
         ))
     }
+}
+
+/// What stands behind a payload of `length` bytes: zeros up to the record's end.
+fn fetch_padding(length: u32, source: &mut IovIterSource<'_>) -> Result {
+    let padding = padded(length).unwrap_or(length).saturating_sub(length);
+    let mut zero = [0u8; 8];
+    let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
+    if source.copy_from_iter(zero) != zero.len() {
+        return Err(EFAULT);
+    }
+    if zero.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
 }
