@@ -29,8 +29,9 @@ const QUEUE_LENGTH: usize = 256;
 const CHAIN_LENGTH: usize = 32;
 /// Longest header of a PDU: the Negotiate Response.
 const LONGEST_HEADER: usize = 32;
-/// Work requests after which one asks for a completion, so that slots come back.
-const SIGNAL_EVERY: u16 = 8;
+/// Work requests after which one asks for a completion even inside a chain, so that slots come back
+/// while the rest of it is on its way. The last of a chain always does.
+const SIGNAL_EVERY: u16 = 16;
 
 /// What waits in order.
 pub(super) enum Item {
@@ -140,15 +141,23 @@ impl SendQueue {
             .saturating_add(self.chain.memory())
     }
 
-    /// Number and signal for the next work request. `ends` is whether a command completes with it.
-    pub(super) fn number(&mut self, ends: bool) -> (u64, bool) {
-        let signalled = ends || self.unsignalled >= SIGNAL_EVERY;
+    /// Number and signal for the next work request. `awaited` is whether a command completes with it
+    /// whose event somebody awaits.
+    pub(super) fn number(&mut self, awaited: bool) -> (u64, bool) {
+        let signalled = awaited || self.unsignalled >= SIGNAL_EVERY;
         self.unsignalled = if signalled {
             0
         } else {
             self.unsignalled.saturating_add(1)
         };
         (WorkRequestId::Send(self.next).into(), signalled)
+    }
+
+    /// Has the chain's last work request ask for a completion: everything before it is done then.
+    fn signal_last(&mut self) {
+        if core::mem::take(&mut self.unsignalled) > 0 {
+            self.chain.signal_last();
+        }
     }
 
     /// Remembers what was added to the chain just now.
@@ -176,18 +185,18 @@ impl SendQueue {
     /// user can bring about.
     fn push_pdu(&mut self, transmit: &Transmit) -> bool {
         let ends = transmit.ends_message;
-        let (wr_id, mut signalled) = self.number(ends);
         let mut sges = [Sge::default(); SEND_SGE];
-        let filled = if transmit.payload_length > 0 {
-            self.payload(transmit, &mut sges)
+        let (filled, awaited) = if transmit.payload_length > 0 {
+            let awaited = ends && !self.head_is_quiet();
+            (self.payload(transmit, &mut sges), awaited)
         } else {
             // Few and far between; their completions are what a failure response waits for.
-            signalled = true;
-            self.header(transmit, &mut sges)
+            (self.header(transmit, &mut sges), true)
         };
         let Some(sges) = filled.and_then(|count| sges.get(..count)) else {
             return false;
         };
+        let (wr_id, signalled) = self.number(awaited);
         if self
             .chain
             .push_send(wr_id, sges, signalled, transmit.invalidate)
@@ -201,6 +210,11 @@ impl SendQueue {
         };
         self.send_slots = self.send_slots.saturating_sub(1);
         self.remember(posted).is_ok()
+    }
+
+    /// Whether nobody awaits the event of the message at the head of the ordered queue.
+    fn head_is_quiet(&self) -> bool {
+        matches!(self.ordered.front(), Some(Item::Message(message)) if message.quiet())
     }
 
     /// Where a PDU with data stands: entries filled.
@@ -257,7 +271,10 @@ impl Connection {
             if state.send.chain.is_empty() {
                 return;
             }
+            state.send.signal_last();
             let full = state.send.chain.is_full();
+            let (requests, signalled) = state.send.chain.counts();
+            trace::post(self.number, requests, signalled);
             if link.post(&mut state.send.chain).is_err() {
                 state
                     .engine

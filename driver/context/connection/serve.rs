@@ -12,6 +12,7 @@ use super::{
 };
 use crate::compat;
 use crate::context::pending::Ticket;
+use crate::context::plug::Plug;
 use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -227,9 +228,10 @@ impl Connection {
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
         context.reserve_command_bytes(request.list_bytes())?;
-        let result = self.take_message(context, request, source, nowait);
+        let result = self.take_message(context, request, source, nowait, plug);
         if result.is_err() {
             context.release_command_bytes(request.list_bytes());
         }
@@ -262,39 +264,56 @@ impl Connection {
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
         // Not fetched before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request, nowait)?;
+        self.wait_for_room(request, nowait, plug)?;
         let mut message = self.fetch_message(context, request, source)?;
         loop {
-            let refused = self.with_state(|_, state, _, _| {
-                if state.phase != Phase::Serving {
-                    return Err(compat::ENOTCONN);
+            match self.queue_message(message)? {
+                None => {
+                    plug.hold(self);
+                    return Ok(());
                 }
-                if !state.send.has_room(request.copied()) {
-                    // Another writer was faster.
-                    return Ok(Some(message));
-                }
-                let refused = state.send.queue(message).err();
-                if refused.is_none() {
-                    let length = u64::from(request.length);
-                    state.publish(self.number, |page| {
-                        page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
-                    });
-                }
-                Ok(refused)
-            })?;
-            match refused {
-                None => return Ok(()),
+                // Another writer was faster.
                 Some(again) => message = again,
             }
-            self.wait_for_room(request, nowait)?;
+            self.wait_for_room(request, nowait, plug)?;
         }
     }
 
-    fn wait_for_room(&self, request: &SendRequest, nowait: bool) -> Result {
+    /// Queues a message; gives it back if there is no room.
+    fn queue_message(&self, message: KBox<Outgoing>) -> Result<Option<KBox<Outgoing>>> {
+        let length = u64::from(message.length());
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        if !state.send.has_room(message.copied()) {
+            return Ok(Some(message));
+        }
+        let refused = state.send.queue(message).err();
+        if refused.is_none() {
+            state.publish(self.number, |page| {
+                page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
+            });
+        }
+        Ok(refused)
+    }
+
+    /// Posts what commands have queued.
+    pub(crate) fn post_queued(self: &Arc<Self>) {
+        self.with_state(|_, _, _, _| ());
+    }
+
+    fn wait_for_room(
+        self: &Arc<Self>,
+        request: &SendRequest,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
         let check = |state: &super::State| state.engine.check_message(request.length);
-        self.wait_until(nowait, |state| match check(state) {
+        self.wait_until(nowait, plug, |state| match check(state) {
             Ok(()) => Ok(state.send.has_room(request.copied())),
             Err(MessageError::Empty) => Err(EINVAL),
             Err(MessageError::TooLong) => Err(EMSGSIZE),
@@ -304,8 +323,9 @@ impl Connection {
 
     /// Sleeps until a command can be queued. With `nowait`, `EAGAIN` at once, and SEND_READY later.
     pub(super) fn wait_until(
-        &self,
+        self: &Arc<Self>,
         nowait: bool,
+        plug: &mut Plug,
         ready: impl Fn(&super::State) -> Result<bool>,
     ) -> Result {
         let mut state = self.state.lock();
@@ -315,6 +335,13 @@ impl Connection {
             }
             if ready(&state)? {
                 return Ok(());
+            }
+            if plug.holds(self) {
+                // What this batch has queued may be in the way.
+                drop(state);
+                plug.pull();
+                state = self.state.lock();
+                continue;
             }
             if nowait {
                 state.send_ready_wanted = true;

@@ -11,6 +11,7 @@ use super::ranges::{fetch_list, Progress, Ranges};
 use super::send::{Item, Posted, SendQueue};
 use super::{Connection, Event, Later, Phase, State, Status, STATISTICS};
 use crate::compat;
+use crate::context::plug::Plug;
 use crate::context::Context;
 use crate::trace;
 use crate::verbs::Sge;
@@ -147,9 +148,10 @@ impl Connection {
         request: &TransferRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
         context.reserve_command_bytes(request.list_bytes())?;
-        let result = self.take_transfer(context, request, source, nowait);
+        let result = self.take_transfer(context, request, source, nowait, plug);
         if result.is_err() {
             context.release_command_bytes(request.list_bytes());
         }
@@ -162,26 +164,33 @@ impl Connection {
         request: &TransferRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
-        self.wait_for_place(request.write, nowait)?;
+        self.wait_for_place(request.write, nowait, plug)?;
         let mut transfer = Transfer::fetch(self, context, request, source)?;
         loop {
-            let refused = self.with_state(|_, state, _, _| {
-                if state.phase != Phase::Serving {
-                    return Err(compat::ENOTCONN);
+            match self.queue_transfer(transfer)? {
+                None => {
+                    plug.hold(self);
+                    return Ok(());
                 }
-                Ok(state.send.queue_transfer(transfer).err())
-            })?;
-            match refused {
-                None => return Ok(()),
                 Some(again) => transfer = again,
             }
-            self.wait_for_place(request.write, nowait)?;
+            self.wait_for_place(request.write, nowait, plug)?;
         }
     }
 
-    fn wait_for_place(&self, write: bool, nowait: bool) -> Result {
-        self.wait_until(nowait, |state| Ok(!state.send.is_full(write)))
+    /// Queues a transfer; gives it back if there is no room.
+    fn queue_transfer(&self, transfer: KBox<Transfer>) -> Result<Option<KBox<Transfer>>> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        Ok(state.send.queue_transfer(transfer).err())
+    }
+
+    fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result {
+        self.wait_until(nowait, plug, |state| Ok(!state.send.is_full(write)))
     }
 
     /// Adds waiting RDMA reads to the chain, as far as slots go.
@@ -291,11 +300,11 @@ impl Connection {
 fn push_one(send: &mut SendQueue, transfer: &mut Transfer, max_sge: usize) -> Option<()> {
     if transfer.ranges.left() == 0 {
         let key = transfer.ranges.next_key()?;
-        let (wr_id, signalled) = send.number(transfer.is_posted());
+        let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
         return send.chain.push_invalidate(key, wr_id, signalled).ok();
     }
     let part = transfer.next_part(max_sge)?;
-    let (wr_id, signalled) = send.number(transfer.is_posted());
+    let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
     let sges = part.sges.get(..part.count)?;
     send.chain
         .push_rdma(
