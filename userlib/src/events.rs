@@ -216,7 +216,7 @@ impl<'a> Event<'a> {
             Record::SendReady(body, _) => Self::SendReady {
                 connection: ConnectionId::new(body.connection.get()),
             },
-            Record::Unknown => return Ok(None),
+            _ => return Ok(None),
         }))
     }
 }
