@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -45,6 +45,9 @@ demo:
 
 test:
 	@$(VM)/test.sh
+
+fuzz-host:
+	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
 
 bench-smb: module stage
 	@$(VM)/run.sh tests/bench/smb $(ROUNDS)

@@ -3,9 +3,12 @@
 //! Commands to methods, events to records: the one place where ABI types and the driver's own are
 //! converted into each other.
 
+mod operators;
+
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
+use super::plug::Plug;
 use super::route::{Identity, Template};
 use super::Context;
 use crate::compat;
@@ -35,7 +38,8 @@ unsafe extern "C" {
     safe fn usmbd_is_disabled(opcode: u16) -> bool;
 }
 
-/// Carries out one command. What is left of its record, its tail, is read from `tail`.
+/// Carries out one command. What is left of its record, its tail, is read from `tail`. What it
+/// queues on a connection is posted when `plug` is pulled.
 ///
 /// # Errors
 ///
@@ -46,6 +50,7 @@ pub(crate) fn command(
     command: &Command,
     tail: &mut IovIterSource<'_>,
     nowait: bool,
+    plug: &mut Plug,
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
@@ -91,12 +96,7 @@ pub(crate) fn command(
             context.queue().reserve(1, SlotOf::Command)?;
             match context.take_listener(body.listener.get()) {
                 Some(listener) => {
-                    listener.close();
-                    let listener = listener.number();
-                    context.post(Event::ListenerClosed {
-                        user_data,
-                        listener,
-                    });
+                    listener.end(user_data);
                     Ok(())
                 }
                 None => {
@@ -121,17 +121,19 @@ pub(crate) fn command(
             let padding = record::padded(length)
                 .unwrap_or(length)
                 .saturating_sub(length);
-            let result = connection.send(&request, tail, padding, nowait);
+            let result = connection.send(&request, tail, padding, nowait, plug);
             if result.is_err() {
                 context.queue().release(1, SlotOf::Command);
             }
             result
         }
         Command::RdmaRead(command::RdmaRead { transfer }) => {
-            transfer_command(context, false, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(false, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::RdmaWrite(command::RdmaWrite { transfer }) => {
-            transfer_command(context, true, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(true, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::Disconnect(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
@@ -148,31 +150,40 @@ pub(crate) fn command(
         Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
         Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
         Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
-        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
-            Err(compat::EOPNOTSUPP)
+        Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
+        Command::ListConnections(body) => {
+            operators::list_connections(context, body, user_data, nowait)
         }
+        Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
 }
 
-fn transfer_command(
-    context: &Arc<Context>,
+fn transfer_request(
     write: bool,
     user_data: u64,
     quiet: bool,
     body: &command::Transfer,
-    tail: &mut IovIterSource<'_>,
-    nowait: bool,
-) -> Result {
-    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-    let request = TransferRequest {
+) -> TransferRequest {
+    TransferRequest {
         user_data,
         quiet,
         write,
         range_count: body.range_count.get(),
         descriptor_count: body.descriptor_count.get(),
-    };
+    }
+}
+
+fn transfer_command(
+    context: &Arc<Context>,
+    request: &TransferRequest,
+    body: &command::Transfer,
+    tail: &mut IovIterSource<'_>,
+    nowait: bool,
+    plug: &mut Plug,
+) -> Result {
+    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
     context.queue().reserve(1, SlotOf::Command)?;
-    let result = connection.transfer(context, &request, tail, nowait);
+    let result = connection.transfer(context, request, tail, nowait, plug);
     if result.is_err() {
         context.queue().release(1, SlotOf::Command);
     }
@@ -359,7 +370,8 @@ pub(crate) fn is_protocol_error(reason: Reason) -> bool {
         || reason.number() >= Reason::NegotiationTimeout.number()
 }
 
-/// An event's record: header and body. A piece's payload follows it and stands elsewhere.
+/// An event's record: header and body. Its tail follows: [`tail`], or a piece's payload, which
+/// stands elsewhere.
 pub(crate) struct Record {
     bytes: [u8; Self::MAX],
     length: usize,
@@ -435,6 +447,8 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::RdmaComplete { .. } => size_of::<event::RdmaComplete>(),
         Event::Disconnected { .. } => size_of::<event::Disconnected>(),
         Event::SendReady { .. } => size_of::<event::SendReady>(),
+        Event::Statistics { .. } => size_of::<event::Statistics>(),
+        Event::Connections { .. } => size_of::<event::Connections>(),
     };
     let fixed = size_of::<Header>().checked_add(body)?;
     let tail = tail(event).len().checked_next_multiple_of(8)?;
@@ -445,6 +459,7 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
 pub(crate) fn tail(event: &Event) -> &[u8] {
     match event {
         Event::NegotiateAnswered { held, .. } => held.response(),
+        Event::Connections { entries, .. } => entries,
         _ => &[],
     }
 }
@@ -612,6 +627,30 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 connection: connection.number().into(),
             };
             Record::new(0, 0, &body, 0)
+        }
+        Event::Statistics {
+            user_data,
+            connection,
+            counters,
+        } => {
+            let body = event::Statistics {
+                connection: (*connection).into(),
+                counters: operators::counters(counters),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connections {
+            user_data,
+            count,
+            left,
+            ..
+        } => {
+            let body = event::Connections {
+                count: (*count).into(),
+                left: (*left).into(),
+            };
+            let tail_length = u32::try_from(tail(event).len()).ok()?;
+            Record::new(0, *user_data, &body, tail_length)
         }
     }
 }
