@@ -398,10 +398,10 @@ def own_memory_moves():
                 device.write(raw.rdma(opcode, number, ranges, placement.descriptors))
                 body = device.expect(raw.RDMA_COMPLETE)[2]
                 assert struct.unpack("<QII", body)[1:] == (0, 100001)
-                moved = memory[80:100080] + area[10:11]
-                placement.answer(moved if operation_name == "read" else None)
                 refused("EFAULT", lambda: os.write(device.fd, raw.send_ranges(
                     number, [(handle, 499999, 2)])))
+                moved = memory[80:100080] + area[10:11]
+                placement.answer(moved if operation_name == "read" else None)
                 memory.close()
                 area.close()
     # A message from there.
@@ -419,7 +419,7 @@ def own_memory_moves():
 
 @event("MEMORY_UNREGISTERED")
 def own_memory_ends():
-    with Connection() as connection:
+    with Connection(ROCE, "--credits", 4) as connection:
         device = connection.device
         area = device.map_area(1)
         memory, address = own_memory(1 << 16)
@@ -427,10 +427,12 @@ def own_memory_ends():
         handle, = struct.unpack_from("<I", device.expect(raw.MEMORY_REGISTERED)[2])
         device.write(raw.send_ranges(connection.number, [(handle, 0, 1 << 16)], flags=raw.QUIET),
                      raw.unregister_memory(handle, user_data=6))
-        # The message is sent first.
+        # The message is sent first, for which the peer has to give credits.
+        refused("EFAULT", lambda: os.write(device.fd, raw.unregister_memory(handle)))
+        assert not device.readable(0.5), "it is still being sent"
+        assert len(connection.peer.receive()) == 1 << 16
         _, user_data, body = device.expect(raw.MEMORY_UNREGISTERED)
         assert (user_data, struct.unpack("<II", body)) == (6, (handle, 0))
-        assert len(connection.peer.receive()) == 1 << 16
         refused("EFAULT", lambda: os.write(device.fd, raw.send_ranges(
             connection.number, [(handle, 0, 1)])))
         memory.close()
