@@ -109,7 +109,7 @@ def users():
     """The same euid, or CAP_NET_ADMIN."""
     os.chmod("/dev/usmbd", 0o666)
     alice_front = routing.listener(device=routing.as_uid(ALICE), port=PORT, iwarp_port=IWARP_PORT)
-    alice, bob, root = routing.as_uid(ALICE), routing.as_uid(BOB), raw.Device()
+    alice, bob, root = routing.as_uid(ALICE), routing.as_uid(BOB), routing.Local()
     low = raw.listen(mode=raw.MODE_ROUTE)
     refused("a low port without privileges", errno.EACCES, lambda: bob.write(low))
     where = lib.ROCE
@@ -148,7 +148,7 @@ def namespaces():
     # In the listener's namespace, but an administrator only in its own.
     elsewhere.write(raw.set_client_guid(GUID))
     goes_to("another network namespace", lib.ROCE, (None, front), [elsewhere])
-    here = raw.Device()
+    here = routing.Local()
     here.write(raw.set_client_guid(GUID))
     goes_to("the same id in two namespaces", lib.ROCE, (here, None), [elsewhere, front])
     here.close()
@@ -187,7 +187,7 @@ def dying():
     check("an owner that died with all unread: the client's end", client.ended())
 
     # A claim that is taken back while the client speaks.
-    owner = raw.Device()
+    owner = routing.Local()
     owner.write(raw.set_client_guid(GUID))
     client = Client(lib.ROCE)
     owner.write(raw.clear_client_guid(GUID))
@@ -232,7 +232,7 @@ def racing():
 
     def churn():
         while not stop.is_set():
-            owner = raw.Device()
+            owner = routing.Local()
             try:
                 owner.write(raw.set_client_guid(GUID))
                 owner.next(0.02)

@@ -80,7 +80,7 @@ def log_has(text):
 
 
 front = routing.listener()
-owner = raw.Device()
+owner = routing.Local()
 owner.write(raw.set_client_guid(GUID), raw.set_session_id(SESSION))
 for number, (what, message) in enumerate(FIRST):
     ends("first: " + what, lib.IWARP if number % 6 == 1 else lib.ROCE, message)
