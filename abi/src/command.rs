@@ -516,11 +516,7 @@ impl SetNegotiateTemplate {
 impl RegisterMemory {
     fn is_valid(&self) -> bool {
         (1..=MAX_REGISTRATION_LENGTH).contains(&self.length.get())
-            && self
-                .address
-                .get()
-                .checked_add(self.length.get())
-                .is_some()
+            && self.address.get().checked_add(self.length.get()).is_some()
     }
 }
 

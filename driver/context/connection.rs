@@ -8,6 +8,9 @@
 //! connection's one work item, so they are never concurrent with each other.
 
 mod link;
+mod operate;
+mod outgoing;
+mod ranges;
 mod receive;
 mod routing;
 mod send;
@@ -17,10 +20,10 @@ mod transfer;
 use super::event_queue::{Event, SlotOf};
 use super::listener::Listener;
 use super::pending::{self, Ticket};
-use super::stats::STATISTICS;
+use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, SocketAddr,
+    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net, SocketAddr,
     WorkCompletion,
 };
 use crate::{module, workqueue};
@@ -39,10 +42,12 @@ use routing::Routing;
 use send::SendQueue;
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
+use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
+pub(crate) use operate::PhaseShown;
+pub(crate) use outgoing::SendRequest;
 pub(crate) use routing::{Client, Held};
-pub(crate) use send::SendRequest;
 pub(crate) use transfer::TransferRequest;
 
 /// Milliseconds for which a ticket is good.
@@ -61,6 +66,8 @@ const INITIATOR_DEPTH: u8 = 16;
 #[pin_data]
 pub(crate) struct Connection {
     number: u64,
+    /// Where it came in.
+    net: Net,
     device: Arc<Device>,
     fabric: Fabric,
     local: SocketAddr,
@@ -149,6 +156,7 @@ struct State {
     send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     draining: u8,
+    counters: Counters,
 }
 
 /// What has to be done once the connection's lock is free.
@@ -168,9 +176,10 @@ pub(crate) struct Later {
     room: bool,
     /// Another turn of the work item is due.
     again: bool,
-    /// Transfers that are done: their memory may be the last of its area, and must not be dropped
-    /// under a lock.
-    done: transfer::List,
+    /// It is the work item's turn, which may start the drain.
+    turn: bool,
+    /// What commands that are done had of the process's memory.
+    done: ranges::List,
 }
 
 impl_has_work! {
@@ -226,21 +235,37 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The CM refuses the peer: `ENOMEM`, `ENODEV`, or what the device says.
+    /// The CM refuses the peer: `ENOMEM`, `ENODEV`, `EINVAL` for private data that makes no sense, or
+    /// what the device says.
     pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
         let module = module::Reference::get().ok_or(ENODEV)?;
         let device = incoming.device().ok_or(ENODEV)?;
         let parameters = listener.context().parameters();
         let capacity = link::Capacity::for_device(&device, &parameters)?;
-        let conn_param = ConnParam {
+        let fabric = device.fabric(incoming.port());
+        let kind = match fabric {
+            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
+            Fabric::Iwarp => read_depth::Fabric::Iwarp,
+        };
+        let own = ReadDepths {
+            initiator_depth: INITIATOR_DEPTH
+                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX)),
             // The peer never reads our memory; some providers refuse zero.
             responder_resources: 1,
-            initiator_depth: INITIATOR_DEPTH
-                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX))
-                .min(incoming.initiator_depth().max(1)),
+        };
+        let event = ReadDepths {
+            initiator_depth: incoming.initiator_depth(),
+            responder_resources: incoming.responder_resources(),
+        };
+        let accepted = own
+            .accept(event, kind, incoming.private_data())
+            .map_err(|NoReads| EINVAL)?;
+        let conn_param = ConnParam {
+            responder_resources: accepted.depths.responder_resources,
+            initiator_depth: accepted.depths.initiator_depth,
             retry_count: 6,
             rnr_retry_count: 0,
-            private_data: &[],
+            private_data: accepted.private_data.as_ref().map_or(&[], |data| &data[..]),
         };
         let send = SendQueue::new(&device, &capacity)?;
         let state = State {
@@ -268,12 +293,13 @@ impl Connection {
             send_ready_wanted: false,
             send_ready_queued: false,
             draining: 0,
+            counters: Counters::default(),
         };
-        let fabric = device.fabric(incoming.port());
         let (local, peer) = (incoming.local(), incoming.peer());
         let connection = Arc::pin_init(
             pin_init!(Self {
                 number: registry::next_number(),
+                net: listener.context().net().clone(),
                 fabric,
                 local,
                 peer,
@@ -352,12 +378,15 @@ impl Connection {
 
     /// One turn of the work item: what the CM said, completions, timers.
     fn turn(self: Arc<Self>) {
-        let mut later = Later::default();
+        let mut later = Later {
+            turn: true,
+            ..Later::default()
+        };
         {
             let mut state = self.state.lock();
             let now = timer::now();
             state.take_news(now);
-            later.again = self.take_completions(&mut state, now, &mut later);
+            later.again |= self.take_completions(&mut state, now, &mut later);
             state.take_time(now);
             self.advance(&mut state, now, &mut later);
         }
@@ -428,7 +457,12 @@ impl Connection {
             }
         }
         if state.engine.end().is_some() {
-            self.start_draining(state, later);
+            if later.turn {
+                self.start_draining(state, later);
+            } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
+                // Draining sleeps, and a caller may have asked not to.
+                later.again = true;
+            }
         } else if state.phase == Phase::Lingering
             && state.send.is_idle()
             && state.engine.is_send_idle()
@@ -522,7 +556,6 @@ impl Connection {
             self.route();
         }
         if let Some(link) = later.drain.take() {
-            // The work item's own turn handles the completions; nobody else starts a drain.
             let removed = self.state.lock().news.device_removed;
             let missing = link.disconnect_and_drain(removed);
             let mut state = self.state.lock();

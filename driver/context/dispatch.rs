@@ -3,12 +3,15 @@
 //! Commands to methods, events to records: the one place where ABI types and the driver's own are
 //! converted into each other.
 
+mod operators;
+
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
+use super::plug::Plug;
 use super::route::{Identity, Template};
 use super::Context;
-use crate::compat;
+use crate::memory::Unregistered;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -29,7 +32,14 @@ const DEFAULT_BACKLOG: u16 = 64;
 /// Limits of a connection's credits: what one queue pair is made for.
 const MAX_CREDITS: u32 = 255;
 
-/// Carries out one command. What is left of its record, its tail, is read from `tail`.
+#[cfg(usmbd_disable)]
+unsafe extern "C" {
+    /// A build for tests takes one command away; see tests/raw/disable.c.
+    safe fn usmbd_is_disabled(opcode: u16) -> bool;
+}
+
+/// Carries out one command. What is left of its record, its tail, is read from `tail`. What it
+/// queues on a connection is posted when `plug` is pulled.
 ///
 /// # Errors
 ///
@@ -40,9 +50,14 @@ pub(crate) fn command(
     command: &Command,
     tail: &mut IovIterSource<'_>,
     nowait: bool,
+    plug: &mut Plug,
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
+    #[cfg(usmbd_disable)]
+    if usmbd_is_disabled(header.opcode.get()) {
+        return Err(compat::EOPNOTSUPP);
+    }
     match command {
         Command::Hello(body) => {
             context.queue().reserve(1, SlotOf::Answer)?;
@@ -81,12 +96,7 @@ pub(crate) fn command(
             context.queue().reserve(1, SlotOf::Command)?;
             match context.take_listener(body.listener.get()) {
                 Some(listener) => {
-                    listener.close();
-                    let listener = listener.number();
-                    context.post(Event::ListenerClosed {
-                        user_data,
-                        listener,
-                    });
+                    listener.end(user_data);
                     Ok(())
                 }
                 None => {
@@ -99,29 +109,30 @@ pub(crate) fn command(
         Command::Reject(body) => Connection::reject(&body.ticket),
         Command::SendPdu(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-            let length = body.payload_length.get();
             let request = SendRequest {
                 user_data,
                 quiet,
                 invalidate: (header.flags.get() & command::INVALIDATE != 0)
                     .then(|| body.invalidate_token.get()),
-                length,
+                length: body.payload_length.get(),
+                ranges: (header.flags.get() & command::RANGES != 0)
+                    .then(|| range_count(header))
+                    .transpose()?,
             };
             context.queue().reserve(1, SlotOf::Command)?;
-            let padding = record::padded(length)
-                .unwrap_or(length)
-                .saturating_sub(length);
-            let result = connection.send(&request, tail, padding, nowait);
+            let result = connection.send(context, &request, tail, nowait, plug);
             if result.is_err() {
                 context.queue().release(1, SlotOf::Command);
             }
             result
         }
         Command::RdmaRead(command::RdmaRead { transfer }) => {
-            transfer_command(context, false, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(false, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::RdmaWrite(command::RdmaWrite { transfer }) => {
-            transfer_command(context, true, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(true, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::Disconnect(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
@@ -131,38 +142,102 @@ pub(crate) fn command(
             context.set_template(body.template.get(), template(body, tail)?);
             Ok(())
         }
+        Command::RegisterMemory(body) => {
+            context.queue().reserve(1, SlotOf::Command)?;
+            let length = body.length.get();
+            match context.area.register(body.address.get(), length) {
+                Ok(handle) => {
+                    context.post(Event::MemoryRegistered {
+                        user_data,
+                        handle,
+                        length,
+                    });
+                    Ok(())
+                }
+                Err(error) => {
+                    context.queue().release(1, SlotOf::Command);
+                    Err(error)
+                }
+            }
+        }
+        Command::UnregisterMemory(body) => {
+            let handle = body.handle.get();
+            let wanted = UnregisterRequest {
+                context: context.clone(),
+                user_data,
+                handle,
+            };
+            let wanted = KBox::new(wanted, GFP_KERNEL_ACCOUNT)?;
+            context.queue().reserve(1, SlotOf::Command)?;
+            let result = context.area.unregister(handle, wanted);
+            if result.is_err() {
+                context.queue().release(1, SlotOf::Command);
+            }
+            result
+        }
         Command::SetSessionId(body) => context.claim(Identity::SessionId(body.session_id.get())),
         Command::ClearSessionId(body) => {
             context.disclaim(Identity::SessionId(body.session_id.get()))
         }
         Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
         Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
-        Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
-        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
-            Err(compat::EOPNOTSUPP)
+        Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
+        Command::ListConnections(body) => {
+            operators::list_connections(context, body, user_data, nowait)
         }
+        Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
 }
 
-fn transfer_command(
-    context: &Arc<Context>,
+/// An UNREGISTER_MEMORY that waits until nothing uses the memory any more.
+struct UnregisterRequest {
+    context: Arc<Context>,
+    user_data: u64,
+    handle: u32,
+}
+
+impl Unregistered for UnregisterRequest {
+    fn unregistered(&self) {
+        self.context.post(Event::MemoryUnregistered {
+            user_data: self.user_data,
+            handle: self.handle,
+        });
+    }
+}
+
+/// Ranges that the tail of a SEND_PDU with flag RANGES has; the ABI bounds them.
+fn range_count(header: &Header) -> Result<u16> {
+    let tail = command::Layout::of(header).map_err(|_| EINVAL)?.tail_length;
+    let count = tail as usize / size_of::<layout::MemoryRange>();
+    Ok(u16::try_from(count)?)
+}
+
+fn transfer_request(
     write: bool,
     user_data: u64,
     quiet: bool,
     body: &command::Transfer,
-    tail: &mut IovIterSource<'_>,
-    nowait: bool,
-) -> Result {
-    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-    let request = TransferRequest {
+) -> TransferRequest {
+    TransferRequest {
         user_data,
         quiet,
         write,
         range_count: body.range_count.get(),
         descriptor_count: body.descriptor_count.get(),
-    };
+    }
+}
+
+fn transfer_command(
+    context: &Arc<Context>,
+    request: &TransferRequest,
+    body: &command::Transfer,
+    tail: &mut IovIterSource<'_>,
+    nowait: bool,
+    plug: &mut Plug,
+) -> Result {
+    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
     context.queue().reserve(1, SlotOf::Command)?;
-    let result = connection.transfer(context, &request, tail, nowait);
+    let result = connection.transfer(context, request, tail, nowait, plug);
     if result.is_err() {
         context.queue().release(1, SlotOf::Command);
     }
@@ -349,7 +424,8 @@ pub(crate) fn is_protocol_error(reason: Reason) -> bool {
         || reason.number() >= Reason::NegotiationTimeout.number()
 }
 
-/// An event's record: header and body. A piece's payload follows it and stands elsewhere.
+/// An event's record: header and body. Its tail follows: [`tail`], or a piece's payload, which
+/// stands elsewhere.
 pub(crate) struct Record {
     bytes: [u8; Self::MAX],
     length: usize,
@@ -413,6 +489,8 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::HelloDone { .. } => size_of::<event::HelloDone>(),
         Event::NopDone { .. } => size_of::<event::NopDone>(),
         Event::MemoryParameters { .. } => size_of::<event::MemoryParameters>(),
+        Event::MemoryRegistered { .. } => size_of::<event::MemoryRegistered>(),
+        Event::MemoryUnregistered { .. } => size_of::<event::MemoryUnregistered>(),
         Event::Listening { .. } => size_of::<event::Listening>(),
         Event::ListenerClosed { .. } => size_of::<event::ListenerClosed>(),
         Event::ListenerChanged { .. } => size_of::<event::ListenerChanged>(),
@@ -425,6 +503,8 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::RdmaComplete { .. } => size_of::<event::RdmaComplete>(),
         Event::Disconnected { .. } => size_of::<event::Disconnected>(),
         Event::SendReady { .. } => size_of::<event::SendReady>(),
+        Event::Statistics { .. } => size_of::<event::Statistics>(),
+        Event::Connections { .. } => size_of::<event::Connections>(),
     };
     let fixed = size_of::<Header>().checked_add(body)?;
     let tail = tail(event).len().checked_next_multiple_of(8)?;
@@ -435,6 +515,7 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
 pub(crate) fn tail(event: &Event) -> &[u8] {
     match event {
         Event::NegotiateAnswered { held, .. } => held.response(),
+        Event::Connections { entries, .. } => entries,
         _ => &[],
     }
 }
@@ -462,6 +543,25 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 buffer_count: crate::memory::BUFFER_COUNT.into(),
                 buffer_size: layout::BUFFER_SIZE.into(),
                 status_page_length: layout::STATUS_PAGE_LENGTH.into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryRegistered {
+            user_data,
+            handle,
+            length,
+        } => {
+            let body = event::MemoryRegistered {
+                handle: (*handle).into(),
+                reserved: 0.into(),
+                length: (*length).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryUnregistered { user_data, handle } => {
+            let body = event::MemoryUnregistered {
+                handle: (*handle).into(),
                 reserved: 0.into(),
             };
             Record::new(0, *user_data, &body, 0)
@@ -602,6 +702,30 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 connection: connection.number().into(),
             };
             Record::new(0, 0, &body, 0)
+        }
+        Event::Statistics {
+            user_data,
+            connection,
+            counters,
+        } => {
+            let body = event::Statistics {
+                connection: (*connection).into(),
+                counters: operators::counters(counters),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connections {
+            user_data,
+            count,
+            left,
+            ..
+        } => {
+            let body = event::Connections {
+                count: (*count).into(),
+                left: (*left).into(),
+            };
+            let tail_length = u32::try_from(tail(event).len()).ok()?;
+            Record::new(0, *user_data, &body, tail_length)
         }
     }
 }

@@ -9,8 +9,8 @@
 //! connection has read it.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::Outgoing;
 use super::receive::ReceiveBuffers;
-use super::send::Outgoing;
 use super::{timer, Connection, Event, Later, Phase, Reason, SlotOf, State, Status, Time};
 use super::{OWN_SLOTS, TICKET_LIFE};
 use crate::context::listener::Listener;
@@ -60,6 +60,11 @@ impl Held {
     /// The response to NEGOTIATE as it was sent, if the driver answered.
     pub(crate) fn response(&self) -> &[u8] {
         self.answer.as_ref().map_or(&[], |(_, response)| response)
+    }
+
+    /// Bytes of memory.
+    fn memory(&self) -> usize {
+        self.bytes.len().saturating_add(self.response().len())
     }
 
     /// The number of the template that answered.
@@ -358,7 +363,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
@@ -402,6 +407,13 @@ impl Connection {
 }
 
 impl State {
+    /// Bytes of memory that its first messages have, until somebody takes it.
+    pub(super) fn held_memory(&self) -> usize {
+        let routing = self.routing.as_ref().map(|routing| &routing.held);
+        let held = routing.or(self.held.as_deref());
+        held.map_or(0, Held::memory)
+    }
+
     /// Ends the connection for this reason.
     pub(super) fn stop(&mut self, reason: Reason, now: Time) {
         self.cause.get_or_insert(reason);

@@ -3,8 +3,9 @@
 //! What a context does with a connection: takes it by its ticket, sends on it, lets it go.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::{Outgoing, SendRequest};
+use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
-use super::send::{Outgoing, SendRequest};
 use super::{
     pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
     TICKET_LIFE,
@@ -12,11 +13,13 @@ use super::{
 use crate::compat;
 use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
+use crate::context::plug::Plug;
 use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::record::padded;
 use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
@@ -99,10 +102,10 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
-        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
-        if result.is_err() {
-            connection.offer_again(ticket);
+        if result.is_err() && connection.state.lock().phase == Phase::Offered {
+            entry.offer();
         }
         result
     }
@@ -148,7 +151,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
@@ -163,24 +166,13 @@ impl Connection {
         parameters.receive_credit_max.min(most)
     }
 
-    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
-        if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
-        }
-    }
-
     /// Refuses the connection that has this ticket.
     ///
     /// # Errors
     ///
     /// `ENOENT` if the ticket is not good (any more).
     pub(crate) fn reject(ticket: &Ticket) -> Result {
-        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        pending::take(ticket).ok_or(ENOENT)?.0.refuse();
         Ok(())
     }
 
@@ -231,62 +223,109 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
+    /// Takes a message. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
     /// when it was.
     ///
     /// # Errors
     ///
     /// `ENOTCONN` if the connection is not established or has ended; `EMSGSIZE` if the peer takes
     /// no message that long; `EAGAIN` if it would have to wait and `nowait` is set (SEND_READY
-    /// follows when there is room); `ERESTARTSYS`; `EFAULT`; `ENOMEM`.
+    /// follows when there is room); `ERESTARTSYS`; `EFAULT`, also for ranges that are not the
+    /// caller's; `EINVAL` for padding that is not zero, or ranges that are not as long as the
+    /// message; `ENOMEM`.
     pub(crate) fn send(
         self: &Arc<Self>,
+        context: &Arc<Context>,
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
-        padding: u32,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
-        // Not copied before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request.length, nowait)?;
-        let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
-        let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
-        let mut zero = [0u8; 8];
-        let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
-        if source.copy_from_iter(zero) != zero.len() {
-            return Err(EFAULT);
+        context.reserve_command_bytes(request.list_bytes())?;
+        let result = self.take_message(context, request, source, nowait, plug);
+        if result.is_err() {
+            context.release_command_bytes(request.list_bytes());
         }
-        if zero.iter().any(|byte| *byte != 0) {
-            return Err(EINVAL);
-        }
+        result
+    }
+
+    /// The message of a SEND_PDU.
+    fn fetch_message(
+        &self,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+    ) -> Result<KBox<Outgoing>> {
+        let Some(count) = request.ranges else {
+            let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
+            let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
+            fetch_padding(request.length, source)?;
+            return Ok(message);
+        };
+        let named = fetch_list::<MemoryRange>(source, count)?;
+        let ranges = Ranges::resolve(self, context, &named, false, |total| {
+            (total == request.length).then_some(()).ok_or(EINVAL)
+        })?;
+        Outgoing::in_ranges(request, ranges)
+    }
+
+    fn take_message(
+        self: &Arc<Self>,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        // Not fetched before there is room, or a writer that waits would cost a message.
+        self.wait_for_room(request, nowait, plug)?;
+        let mut message = self.fetch_message(context, request, source)?;
         loop {
-            let refused = self.with_state(|_, state, _, _| {
-                if state.phase != Phase::Serving {
-                    return Err(compat::ENOTCONN);
+            match self.queue_message(message)? {
+                None => {
+                    plug.hold(self);
+                    return Ok(());
                 }
-                if !state.send.has_room(request.length) {
-                    // Another writer was faster.
-                    return Ok(Some(message));
-                }
-                let refused = state.send.queue(message).err();
-                if refused.is_none() {
-                    let length = u64::from(request.length);
-                    state.publish(self.number, |page| {
-                        page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
-                    });
-                }
-                Ok(refused)
-            })?;
-            match refused {
-                None => return Ok(()),
+                // Another writer was faster.
                 Some(again) => message = again,
             }
-            self.wait_for_room(request.length, nowait)?;
+            self.wait_for_room(request, nowait, plug)?;
         }
     }
 
-    fn wait_for_room(&self, length: u32, nowait: bool) -> Result {
-        self.wait_until(nowait, |state| match state.engine.check_message(length) {
-            Ok(()) => Ok(state.send.has_room(length)),
+    /// Queues a message; gives it back if there is no room.
+    fn queue_message(&self, message: KBox<Outgoing>) -> Result<Option<KBox<Outgoing>>> {
+        let length = u64::from(message.length());
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        if !state.send.has_room(message.copied()) {
+            return Ok(Some(message));
+        }
+        let refused = state.send.queue(message).err();
+        if refused.is_none() {
+            state.publish(self.number, |page| {
+                page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
+            });
+        }
+        Ok(refused)
+    }
+
+    /// Posts what commands have queued.
+    pub(crate) fn post_queued(self: &Arc<Self>) {
+        self.with_state(|_, _, _, _| ());
+    }
+
+    fn wait_for_room(
+        self: &Arc<Self>,
+        request: &SendRequest,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        let check = |state: &super::State| state.engine.check_message(request.length);
+        self.wait_until(nowait, plug, |state| match check(state) {
+            Ok(()) => Ok(state.send.has_room(request.copied())),
             Err(MessageError::Empty) => Err(EINVAL),
             Err(MessageError::TooLong) => Err(EMSGSIZE),
             Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
@@ -295,8 +334,9 @@ impl Connection {
 
     /// Sleeps until a command can be queued. With `nowait`, `EAGAIN` at once, and SEND_READY later.
     pub(super) fn wait_until(
-        &self,
+        self: &Arc<Self>,
         nowait: bool,
+        plug: &mut Plug,
         ready: impl Fn(&super::State) -> Result<bool>,
     ) -> Result {
         let mut state = self.state.lock();
@@ -306,6 +346,13 @@ impl Connection {
             }
             if ready(&state)? {
                 return Ok(());
+            }
+            if plug.holds(self) {
+                // What this batch has queued may be in the way.
+                drop(state);
+                plug.pull();
+                state = self.state.lock();
+                continue;
             }
             if nowait {
                 state.send_ready_wanted = true;
@@ -331,24 +378,18 @@ impl Connection {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
     }
+}
 
-    /// One line for debugfs.
-    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        let state = self.state.lock();
-        let memory = state.send.memory().saturating_add(state.receives.memory());
-        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
-        out.write_fmt(fmt!(
-            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
-            self.number,
-            self.local,
-            self.peer,
-            self.device.name().to_str().unwrap_or("?"),
-            state.engine.state().name(),
-            state.engine.send_credits(),
-            state.engine.receive_credits(),
-            memory
-                .saturating_add(slots)
-                .saturating_add(size_of::<Self>()),
-        ))
+/// What stands behind a payload of `length` bytes: zeros up to the record's end.
+fn fetch_padding(length: u32, source: &mut IovIterSource<'_>) -> Result {
+    let padding = padded(length).unwrap_or(length).saturating_sub(length);
+    let mut zero = [0u8; 8];
+    let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
+    if source.copy_from_iter(zero) != zero.len() {
+        return Err(EFAULT);
     }
+    if zero.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
 }

@@ -95,6 +95,9 @@ pub const LINUX_RESPONSE: &str = "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 0
 pub const REFUSAL: &str = "00 01 00 01 00 00 00 00 00 00 00 00 BB 00 00 C0 \
      00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00";
 
+/// A keepalive (D02).
+pub const PROBE: &str = "FF 00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00";
+
 /// A driver around one [`Connection`], without a wire.
 pub struct Side {
     pub connection: Connection,
@@ -103,6 +106,8 @@ pub struct Side {
     pub queue: VecDeque<(Vec<u8>, Option<u32>)>,
     /// Free send slots.
     pub slots: u32,
+    /// Bytes of payload that one PDU can carry at most.
+    pub payload_limit: u32,
     /// Whether a PDU completes as soon as it is sent.
     pub completes: bool,
     /// How many more receives can be posted.
@@ -125,13 +130,17 @@ pub struct Side {
 }
 
 impl Side {
+    /// When it begins.
+    pub const START: Time = Time(1_000_000);
+
     pub fn new(role: Role, parameters: &Parameters) -> Side {
-        let now = Time(1_000_000);
+        let now = Side::START;
         Side {
             connection: Connection::new(role, parameters, now),
             now,
             queue: VecDeque::new(),
             slots: 64,
+            payload_limit: u32::MAX,
             completes: true,
             receives: u32::MAX,
             posted: 1,
@@ -186,6 +195,24 @@ impl Side {
         Side::accepted(&parameters, &hex(LINUX_REQUEST))
     }
 
+    /// The same from the other role: an active side whose only send credit went
+    /// into the PDU that grants the peer its first.
+    pub fn connected() -> Side {
+        let parameters = Parameters {
+            max_fragmented_recv_size: 1_048_576,
+            ..linux_client()
+        };
+        let mut response = hex(LINUX_RESPONSE);
+        response[10..12].copy_from_slice(&[1, 0]);
+        let mut side = Side::active(&parameters);
+        side.receive(&response);
+        assert!(matches!(side.events[..], [Event::Established(_)]));
+        assert_eq!(side.connection.send_credits(), 0);
+        side.sent.clear();
+        side.events.clear();
+        side
+    }
+
     /// Does everything the connection wants done.
     pub fn drive(&mut self) {
         loop {
@@ -193,6 +220,7 @@ impl Side {
                 head: self.queue.front().map(|(bytes, invalidate)| Message {
                     length: bytes.len() as u32,
                     invalidate: *invalidate,
+                    payload_limit: self.payload_limit,
                 }),
                 send_slot: self.slots > 0,
             };
