@@ -13,9 +13,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw, refused  # noqa: E402
-from routing import GUID, IWARP_PORT, PORT, SESSION, Client  # noqa: E402
+from routelib import GUID, IWARP_PORT, PORT, SESSION, Client  # noqa: E402
 
 ALICE, BOB = 1000, 1001
 CLAIMS = 1024

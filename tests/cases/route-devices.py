@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw  # noqa: E402
 
 NETDEV = {"rxe0": ("rxe", "veth0"), "siw0": ("siw", "veth2")}
