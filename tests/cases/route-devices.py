@@ -101,7 +101,7 @@ def with_address():
     device.write(raw.accept(body[16:32]))
     _, _, body = device.expect(raw.ACCEPTED, 20 * lib.SLOW)
     (connection,) = struct.unpack_from("<Q", body)
-    # With a connection on it, being routed or not.
+    # With a connection on it, whose end nobody reads meanwhile.
     link_del("rxe0")
     seen = set()
     while len(seen) < 2:
