@@ -304,7 +304,7 @@ impl Context {
                 if reason.is_some() {
                     inner.past.include(&counters);
                 }
-                if inner.count == 0 && inner.listeners.is_empty() {
+                if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
             }
@@ -313,6 +313,11 @@ impl Context {
         drop(node);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
+    }
+
+    /// Whether connections may come by themselves, so that the end of one is not the context's.
+    fn expects_more(&self, inner: &Inner) -> bool {
+        !inner.listeners.is_empty() || self.has_claims()
     }
 
     /// Whether this is the context's only connection, so that the status page is about it.
@@ -375,7 +380,11 @@ impl Context {
     pub(crate) fn readiness(&self) -> Readiness {
         let (single, ended) = {
             let inner = self.inner.lock();
-            (inner.count == 1 && inner.listeners.is_empty(), inner.ended)
+            if self.expects_more(&inner) {
+                (false, None)
+            } else {
+                (inner.count == 1, inner.ended)
+            }
         };
         let head_is_end = self
             .queue
