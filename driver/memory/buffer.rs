@@ -5,11 +5,11 @@
 use super::limits::Charge;
 use crate::verbs::{Access, Chain, Device, Mapping, MemoryRegion, PageList, Sge};
 use crate::workqueue;
+use kernel::bindings;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
-use kernel::time::{Instant, Monotonic};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 use usmbd_abi::memory::BUFFER_SIZE;
 
@@ -29,10 +29,15 @@ pub(crate) struct Buffer {
     devices: Mutex<KVec<Arc<DeviceBuffer>>>,
     /// [`Pinned`]s. They begin under the area's lock only.
     pins: Atomic<i64>,
-    /// Seconds between `origin` and the last use.
+    /// When it was last used, as [`seconds`] counts.
     last_used: Atomic<i64>,
-    origin: Instant<Monotonic>,
     _charge: Charge,
+}
+
+/// Seconds since boot.
+fn seconds() -> i64 {
+    // SAFETY: Reading the monotonic clock has no preconditions.
+    unsafe { bindings::ktime_get_seconds() }
 }
 
 impl Buffer {
@@ -49,8 +54,7 @@ impl Buffer {
                 pages,
                 devices <- new_mutex!(KVec::new(), "usmbd_buffer"),
                 pins: Atomic::new(0),
-                last_used: Atomic::new(0),
-                origin: Instant::now(),
+                last_used: Atomic::new(seconds()),
                 _charge: charge,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -61,13 +65,9 @@ impl Buffer {
         &self.pages
     }
 
-    fn seconds(&self) -> i64 {
-        self.origin.elapsed().as_millis() / 1000
-    }
-
     /// Somebody uses it now.
     pub(super) fn touch(&self) {
-        self.last_used.store(self.seconds(), Relaxed);
+        self.last_used.store(seconds(), Relaxed);
     }
 
     /// Whether its memory may be given back; see the module's documentation. Under the area's lock,
@@ -77,7 +77,7 @@ impl Buffer {
             self.touch();
             return false;
         }
-        self.seconds().saturating_sub(self.last_used.load(Relaxed)) >= IDLE_SECONDS
+        seconds().saturating_sub(self.last_used.load(Relaxed)) >= IDLE_SECONDS
     }
 
     /// The buffer on `device`, mapped for it.

@@ -231,10 +231,10 @@ impl SendQueue {
 
     /// Bytes of memory that an idle connection has here.
     pub(super) fn memory(&self) -> usize {
-        let rings = self.ordered.capacity() * size_of::<Option<Item>>()
-            + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
-            + self.posted.capacity() * size_of::<Option<Posted>>();
-        rings
+        self.ordered
+            .memory()
+            .saturating_add(self.reads.memory())
+            .saturating_add(self.posted.memory())
             .saturating_add(self.headers.as_slice().len())
             .saturating_add(self.chain.memory())
     }
