@@ -4,10 +4,10 @@
 VM := tests/vm
 KREL ?=
 LANE ?= stock
-export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU
+export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU BATCHES TIME SEED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test bench-smb clean
+.PHONY: help setup module stage vm cases demo test fuzz bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -35,6 +35,9 @@ demo:
 
 test:
 	@$(VM)/test.sh
+
+fuzz: module stage
+	@tests/fuzz/run.sh
 
 bench-smb: module stage
 	@$(VM)/run.sh tests/bench/smb $(ROUNDS)

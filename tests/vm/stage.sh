@@ -27,7 +27,7 @@ make_stage() {
 	build_release
 	rm -rf "$stage.new"
 	copy lib "$out"/libusmbd.so "$out"/libusmbd_preload.so
-	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo
+	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/usmbd-fuzz-device "$out"/examples/echo
 	copy include "$TOP"/userlib/include/*.h
 	rm -rf "$stage"
 	mv "$stage.new" "$stage"
