@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU BATCHES TIME SEED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test fuzz bench-smb clean
+.PHONY: help setup module stage vm cases demo test fuzz fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -37,7 +37,10 @@ test:
 	@$(VM)/test.sh
 
 fuzz: module stage
-	@tests/fuzz/run.sh
+	@tests/fuzz/device/run.sh
+
+fuzz-host:
+	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
 
 bench-smb: module stage
 	@$(VM)/run.sh tests/bench/smb $(ROUNDS)

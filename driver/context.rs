@@ -10,6 +10,7 @@ pub(crate) mod dispatch;
 pub(crate) mod event_queue;
 pub(crate) mod listener;
 pub(crate) mod pending;
+pub(crate) mod plug;
 pub(crate) mod registry;
 mod ring;
 pub(crate) mod stats;

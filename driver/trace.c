@@ -28,6 +28,12 @@ void usmbd_trace_pdu(u64 connection, bool sent, u32 length, u32 payload_length,
 			receive_credits);
 }
 
+void usmbd_trace_post(u64 connection, u32 requests, u32 signalled);
+void usmbd_trace_post(u64 connection, u32 requests, u32 signalled)
+{
+	trace_usmbd_post(connection, requests, signalled);
+}
+
 void usmbd_trace_rdma(u64 connection, bool write, u32 length, u32 status);
 void usmbd_trace_rdma(u64 connection, bool write, u32 length, u32 status)
 {

@@ -79,6 +79,24 @@ TRACE_EVENT(usmbd_pdu,
 		  __entry->send_credits, __entry->receive_credits)
 );
 
+/* One doorbell: work requests posted on the send queue together. */
+TRACE_EVENT(usmbd_post,
+	TP_PROTO(u64 connection, u32 requests, u32 signalled),
+	TP_ARGS(connection, requests, signalled),
+	TP_STRUCT__entry(
+		__field(u64, connection)
+		__field(u32, requests)
+		__field(u32, signalled)
+	),
+	TP_fast_assign(
+		__entry->connection = connection;
+		__entry->requests = requests;
+		__entry->signalled = signalled;
+	),
+	TP_printk("connection=%llu requests=%u signalled=%u",
+		  __entry->connection, __entry->requests, __entry->signalled)
+);
+
 /* One RDMA_READ or RDMA_WRITE completed. */
 TRACE_EVENT(usmbd_rdma,
 	TP_PROTO(u64 connection, bool write, u32 length, u32 status),

@@ -18,6 +18,8 @@ unsafe extern "C" {
         send_credits: u32,
         receive_credits: u32,
     );
+    #[link_name = "usmbd_trace_post"]
+    pub(crate) safe fn post(connection: u64, requests: u32, signalled: u32);
     #[link_name = "usmbd_trace_rdma"]
     pub(crate) safe fn rdma(connection: u64, write: bool, length: u32, status: u32);
 }

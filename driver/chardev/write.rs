@@ -2,6 +2,7 @@
 
 //! One write(): a batch of commands, taken in order.
 
+use crate::context::plug::Plug;
 use crate::context::{dispatch, Context};
 use crate::trace;
 use kernel::iov::IovIterSource;
@@ -25,12 +26,14 @@ pub(super) fn batch(
     nowait: bool,
 ) -> Result<usize> {
     let mut taken = 0usize;
+    // What the batch queues is posted when it ends.
+    let mut plug = Plug::default();
     for number in 0..MAX_COMMANDS {
         if source.is_empty() {
             break;
         }
         // Only the first record may wait: the caller learns of what was taken before it.
-        match one(context, source, nowait || number > 0) {
+        match one(context, source, nowait || number > 0, &mut plug) {
             Ok(length) => taken = taken.saturating_add(length),
             Err(_) if number > 0 => break,
             Err(error) => return Err(error),
@@ -41,14 +44,19 @@ pub(super) fn batch(
 
 /// Takes one record. Each byte is fetched once: header and body into private memory, the tail by
 /// whoever needs it.
-fn one(context: &Arc<Context>, source: &mut IovIterSource<'_>, nowait: bool) -> Result<usize> {
+fn one(
+    context: &Arc<Context>,
+    source: &mut IovIterSource<'_>,
+    nowait: bool,
+    plug: &mut Plug,
+) -> Result<usize> {
     let available = source.len();
     let mut header = Header::default();
     if available < HEADER_LENGTH as usize {
         return Err(EINVAL);
     }
     fetch(source, header.as_mut_bytes())?;
-    let result = checked(context, &header, available, source, nowait);
+    let result = checked(context, &header, available, source, nowait, plug);
     trace::command(
         header.opcode.get(),
         header.flags.get(),
@@ -65,6 +73,7 @@ fn checked(
     available: usize,
     source: &mut IovIterSource<'_>,
     nowait: bool,
+    plug: &mut Plug,
 ) -> Result {
     let layout = Layout::of(header).map_err(|_| EINVAL)?;
     if header.length.get() as usize > available {
@@ -75,7 +84,7 @@ fn checked(
     fetch(source, body)?;
     let command = Command::decode(header, body).map_err(|_| EINVAL)?;
     let before = source.len();
-    dispatch::command(context, header, &command, source, nowait)?;
+    dispatch::command(context, header, &command, source, nowait, plug)?;
     // The tail, whatever was read of it, is done with.
     let read = before.saturating_sub(source.len());
     source.advance((layout.tail_length as usize).saturating_sub(read));

@@ -6,6 +6,7 @@
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
+use super::plug::Plug;
 use super::Context;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
@@ -27,7 +28,8 @@ const DEFAULT_BACKLOG: u16 = 64;
 /// Limits of a connection's credits: what one queue pair is made for.
 const MAX_CREDITS: u32 = 255;
 
-/// Carries out one command. What is left of its record, its tail, is read from `tail`.
+/// Carries out one command. What is left of its record, its tail, is read from `tail`. What it
+/// queues on a connection is posted when `plug` is pulled.
 ///
 /// # Errors
 ///
@@ -38,6 +40,7 @@ pub(crate) fn command(
     command: &Command,
     tail: &mut IovIterSource<'_>,
     nowait: bool,
+    plug: &mut Plug,
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
@@ -108,17 +111,19 @@ pub(crate) fn command(
             let padding = record::padded(length)
                 .unwrap_or(length)
                 .saturating_sub(length);
-            let result = connection.send(&request, tail, padding, nowait);
+            let result = connection.send(&request, tail, padding, nowait, plug);
             if result.is_err() {
                 context.queue().release(1, SlotOf::Command);
             }
             result
         }
         Command::RdmaRead(command::RdmaRead { transfer }) => {
-            transfer_command(context, false, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(false, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::RdmaWrite(command::RdmaWrite { transfer }) => {
-            transfer_command(context, true, user_data, quiet, transfer, tail, nowait)
+            let request = transfer_request(true, user_data, quiet, transfer);
+            transfer_command(context, &request, transfer, tail, nowait, plug)
         }
         Command::Disconnect(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
@@ -127,25 +132,32 @@ pub(crate) fn command(
     }
 }
 
-fn transfer_command(
-    context: &Arc<Context>,
+fn transfer_request(
     write: bool,
     user_data: u64,
     quiet: bool,
     body: &command::Transfer,
-    tail: &mut IovIterSource<'_>,
-    nowait: bool,
-) -> Result {
-    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-    let request = TransferRequest {
+) -> TransferRequest {
+    TransferRequest {
         user_data,
         quiet,
         write,
         range_count: body.range_count.get(),
         descriptor_count: body.descriptor_count.get(),
-    };
+    }
+}
+
+fn transfer_command(
+    context: &Arc<Context>,
+    request: &TransferRequest,
+    body: &command::Transfer,
+    tail: &mut IovIterSource<'_>,
+    nowait: bool,
+    plug: &mut Plug,
+) -> Result {
+    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
     context.queue().reserve(1, SlotOf::Command)?;
-    let result = connection.transfer(context, &request, tail, nowait);
+    let result = connection.transfer(context, request, tail, nowait, plug);
     if result.is_err() {
         context.queue().release(1, SlotOf::Command);
     }

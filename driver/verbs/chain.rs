@@ -50,6 +50,8 @@ pub(crate) struct Chain {
     capacity: usize,
     sges: KVec<ffi::ib_sge>,
     sges_per_request: usize,
+    /// Requests that ask for a completion.
+    signalled: u32,
 }
 
 // SAFETY: The pointers inside the requests point into the chain itself or to memory regions, which
@@ -70,6 +72,7 @@ impl Chain {
             capacity,
             sges,
             sges_per_request,
+            signalled: 0,
         })
     }
 
@@ -82,6 +85,13 @@ impl Chain {
     /// Forgets all requests.
     pub(crate) fn clear(&mut self) {
         self.requests.clear();
+        self.signalled = 0;
+    }
+
+    /// Requests in it, and how many of them ask for a completion.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let requests = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
+        (requests, self.signalled)
     }
 
     /// Whether there is none.
@@ -210,6 +220,7 @@ impl Chain {
         request.__bindgen_anon_1.wr_id = ManuallyDrop::new(wr_id);
         if signalled {
             request.send_flags = ffi::ib_send_flags_IB_SEND_SIGNALED;
+            self.signalled = self.signalled.saturating_add(1);
         }
         Ok(request)
     }
@@ -219,6 +230,16 @@ impl Chain {
         self.requests
             .push_within_capacity(request)
             .map_err(|_| ENOSPC)
+    }
+
+    /// Has the last request, which does not do so yet, ask for a completion.
+    pub(crate) fn signal_last(&mut self) {
+        if let Some(last) = self.requests.last_mut() {
+            let last: *mut ffi::ib_send_wr = (&raw mut *last).cast();
+            // SAFETY: Every variant begins with an initialized `ib_send_wr`.
+            unsafe { (*last).send_flags |= ffi::ib_send_flags_IB_SEND_SIGNALED };
+            self.signalled = self.signalled.saturating_add(1);
+        }
     }
 
     /// Links the requests, and returns the first; null when there is none. It is good until the

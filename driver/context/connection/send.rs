@@ -31,8 +31,9 @@ const CHAIN_LENGTH: usize = 32;
 const DATA_HEADER: usize = 24;
 /// Longest header of a PDU without data: the Negotiate Response.
 const CONTROL_HEADER: usize = 32;
-/// Work requests after which one asks for a completion, so that slots come back.
-const SIGNAL_EVERY: u16 = 8;
+/// Work requests after which one asks for a completion even inside a chain, so that slots come back
+/// while the rest of it is on its way. The last of a chain always does.
+const SIGNAL_EVERY: u16 = 16;
 
 /// A message in the buffers from which it is sent: segment by segment as the PDUs will be, each
 /// with room for its header, none across two chunks.
@@ -239,15 +240,23 @@ impl SendQueue {
             .saturating_add(self.chain.memory())
     }
 
-    /// Number and signal for the next work request. `ends` is whether a command completes with it.
-    pub(super) fn number(&mut self, ends: bool) -> (u64, bool) {
-        let signalled = ends || self.unsignalled >= SIGNAL_EVERY;
+    /// Number and signal for the next work request. `awaited` is whether a command completes with it
+    /// whose event somebody awaits.
+    pub(super) fn number(&mut self, awaited: bool) -> (u64, bool) {
+        let signalled = awaited || self.unsignalled >= SIGNAL_EVERY;
         self.unsignalled = if signalled {
             0
         } else {
             self.unsignalled.saturating_add(1)
         };
         (WorkRequestId::Send(self.next).into(), signalled)
+    }
+
+    /// Has the chain's last work request ask for a completion: everything before it is done then.
+    fn signal_last(&mut self) {
+        if core::mem::take(&mut self.unsignalled) > 0 {
+            self.chain.signal_last();
+        }
     }
 
     /// Remembers what was added to the chain just now.
@@ -275,18 +284,17 @@ impl SendQueue {
     /// user can bring about.
     fn push_pdu(&mut self, transmit: &Transmit) -> bool {
         let ends = transmit.ends_message;
-        let (wr_id, mut signalled) = self.number(ends);
-        let sge = if transmit.payload_length > 0 {
+        let (sge, awaited) = if transmit.payload_length > 0 {
             match self.ordered.front_mut() {
-                Some(Item::Message(message)) => message.segment(transmit),
-                _ => None,
+                Some(Item::Message(message)) => (message.segment(transmit), ends && !message.quiet),
+                _ => (None, false),
             }
         } else {
             // Few and far between; their completions are what a failure response waits for.
-            signalled = true;
-            self.control(transmit)
+            (self.control(transmit), true)
         };
         let Some(sge) = sge else { return false };
+        let (wr_id, signalled) = self.number(awaited);
         if self
             .chain
             .push_send(wr_id, &[sge], signalled, transmit.invalidate)
@@ -335,7 +343,10 @@ impl Connection {
             if state.send.chain.is_empty() {
                 return;
             }
+            state.send.signal_last();
             let full = state.send.chain.is_full();
+            let (requests, signalled) = state.send.chain.counts();
+            trace::post(self.number, requests, signalled);
             if link.post(&mut state.send.chain).is_err() {
                 state
                     .engine

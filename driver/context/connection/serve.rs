@@ -11,6 +11,7 @@ use super::{
 };
 use crate::compat;
 use crate::context::pending::Ticket;
+use crate::context::plug::Plug;
 use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -223,9 +224,10 @@ impl Connection {
         source: &mut IovIterSource<'_>,
         padding: u32,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
         // Not copied before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request.length, nowait)?;
+        self.wait_for_room(request.length, nowait, plug)?;
         let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
         let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
         let mut zero = [0u8; 8];
@@ -237,44 +239,62 @@ impl Connection {
             return Err(EINVAL);
         }
         loop {
-            let refused = self.with_state(|_, state, _, _| {
-                if state.phase != Phase::Serving {
-                    return Err(compat::ENOTCONN);
+            match self.queue_message(message, request.length)? {
+                None => {
+                    plug.hold(self);
+                    return Ok(());
                 }
-                if !state.send.has_room(request.length) {
-                    // Another writer was faster.
-                    return Ok(Some(message));
-                }
-                let refused = state.send.queue(message).err();
-                if refused.is_none() {
-                    let length = u64::from(request.length);
-                    state.publish(self.number, |page| {
-                        page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
-                    });
-                }
-                Ok(refused)
-            })?;
-            match refused {
-                None => return Ok(()),
+                // Another writer was faster.
                 Some(again) => message = again,
             }
-            self.wait_for_room(request.length, nowait)?;
+            self.wait_for_room(request.length, nowait, plug)?;
         }
     }
 
-    fn wait_for_room(&self, length: u32, nowait: bool) -> Result {
-        self.wait_until(nowait, |state| match state.engine.check_message(length) {
-            Ok(()) => Ok(state.send.has_room(length)),
-            Err(MessageError::Empty) => Err(EINVAL),
-            Err(MessageError::TooLong) => Err(EMSGSIZE),
-            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
+    /// Queues a message; gives it back if there is no room.
+    fn queue_message(
+        &self,
+        message: KBox<Outgoing>,
+        length: u32,
+    ) -> Result<Option<KBox<Outgoing>>> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        if !state.send.has_room(length) {
+            return Ok(Some(message));
+        }
+        let refused = state.send.queue(message).err();
+        if refused.is_none() {
+            state.publish(self.number, |page| {
+                let accepted = page.bytes_accepted.get();
+                page.bytes_accepted = accepted.wrapping_add(length.into()).into();
+            });
+        }
+        Ok(refused)
+    }
+
+    /// Posts what commands have queued.
+    pub(crate) fn post_queued(self: &Arc<Self>) {
+        self.with_state(|_, _, _, _| ());
+    }
+
+    fn wait_for_room(self: &Arc<Self>, length: u32, nowait: bool, plug: &mut Plug) -> Result {
+        self.wait_until(nowait, plug, |state| {
+            match state.engine.check_message(length) {
+                Ok(()) => Ok(state.send.has_room(length)),
+                Err(MessageError::Empty) => Err(EINVAL),
+                Err(MessageError::TooLong) => Err(EMSGSIZE),
+                Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
+            }
         })
     }
 
     /// Sleeps until a command can be queued. With `nowait`, `EAGAIN` at once, and SEND_READY later.
     pub(super) fn wait_until(
-        &self,
+        self: &Arc<Self>,
         nowait: bool,
+        plug: &mut Plug,
         ready: impl Fn(&super::State) -> Result<bool>,
     ) -> Result {
         let mut state = self.state.lock();
@@ -284,6 +304,13 @@ impl Connection {
             }
             if ready(&state)? {
                 return Ok(());
+            }
+            if plug.holds(self) {
+                // What this batch has queued may be in the way.
+                drop(state);
+                plug.pull();
+                state = self.state.lock();
+                continue;
             }
             if nowait {
                 state.send_ready_wanted = true;

@@ -9,6 +9,7 @@
 use super::send::{Item, Posted, SendQueue};
 use super::{timer, Connection, Event, Later, Phase, State, Status, STATISTICS};
 use crate::compat;
+use crate::context::plug::Plug;
 use crate::context::Context;
 use crate::memory::{Claim, DeviceBuffer, Range};
 use crate::trace;
@@ -283,9 +284,10 @@ impl Connection {
         request: &TransferRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
         context.reserve_command_bytes(request.list_bytes())?;
-        let result = self.take_transfer(context, request, source, nowait);
+        let result = self.take_transfer(context, request, source, nowait, plug);
         if result.is_err() {
             context.release_command_bytes(request.list_bytes());
         }
@@ -298,26 +300,33 @@ impl Connection {
         request: &TransferRequest,
         source: &mut IovIterSource<'_>,
         nowait: bool,
+        plug: &mut Plug,
     ) -> Result {
-        self.wait_for_place(request.write, nowait)?;
+        self.wait_for_place(request.write, nowait, plug)?;
         let mut transfer = Transfer::fetch(self, context, request, source)?;
         loop {
-            let refused = self.with_state(|_, state, _, _| {
-                if state.phase != Phase::Serving {
-                    return Err(compat::ENOTCONN);
+            match self.queue_transfer(transfer)? {
+                None => {
+                    plug.hold(self);
+                    return Ok(());
                 }
-                Ok(state.send.queue_transfer(transfer).err())
-            })?;
-            match refused {
-                None => return Ok(()),
                 Some(again) => transfer = again,
             }
-            self.wait_for_place(request.write, nowait)?;
+            self.wait_for_place(request.write, nowait, plug)?;
         }
     }
 
-    fn wait_for_place(&self, write: bool, nowait: bool) -> Result {
-        self.wait_until(nowait, |state| Ok(!state.send.is_full(write)))
+    /// Queues a transfer; gives it back if there is no room.
+    fn queue_transfer(&self, transfer: KBox<Transfer>) -> Result<Option<KBox<Transfer>>> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        Ok(state.send.queue_transfer(transfer).err())
+    }
+
+    fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result {
+        self.wait_until(nowait, plug, |state| Ok(!state.send.is_full(write)))
     }
 
     /// Adds waiting RDMA reads to the chain, as far as slots go.
@@ -479,11 +488,11 @@ impl Connection {
 fn push_one(send: &mut SendQueue, transfer: &mut Transfer, max_sge: usize) -> Option<()> {
     if transfer.posted == transfer.length {
         let key = transfer.next_key()?;
-        let (wr_id, signalled) = send.number(transfer.is_posted());
+        let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
         return send.chain.push_invalidate(key, wr_id, signalled).ok();
     }
     let part = transfer.next_part(max_sge)?;
-    let (wr_id, signalled) = send.number(transfer.is_posted());
+    let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
     let sges = part.sges.get(..part.count)?;
     send.chain
         .push_rdma(
