@@ -13,7 +13,7 @@ use crate::verbs::{CmEvent, CmOwner, Id, NodeKind, SocketAddr};
 use crate::{compat, workqueue};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_mutex, Arc, ArcBorrow, Mutex};
+use kernel::sync::{new_mutex, new_spinlock, Arc, ArcBorrow, Mutex, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 use usmbd_abi::status::Status;
 
@@ -38,6 +38,9 @@ pub(crate) struct Listener {
     request: ListenRequest,
     #[pin]
     ids: Mutex<Ids>,
+    /// The CLOSE_LISTENER that ends it.
+    #[pin]
+    end: SpinLock<Option<u64>>,
     /// Connections that are on their way to ACCEPT.
     waiting: Atomic<i32>,
     #[pin]
@@ -60,6 +63,7 @@ impl WorkItem for Listener {
 
     fn run(this: Arc<Listener>) {
         this.bind();
+        this.finish();
     }
 }
 
@@ -80,6 +84,7 @@ impl Listener {
                 context,
                 request,
                 ids <- new_mutex!(Ids::Starting, "usmbd_listener"),
+                end <- new_spinlock!(None, "usmbd_listener_end"),
                 waiting: Atomic::new(0),
                 work <- new_work!("usmbd_listener"),
             }),
@@ -101,10 +106,11 @@ impl Listener {
         let _ = workqueue::enqueue(self.clone());
     }
 
-    fn bind(self: Arc<Self>) {
+    fn bind(self: &Arc<Self>) {
         let mut ids = self.ids.lock();
         if !matches!(*ids, Ids::Starting) {
-            // Closed before it began; the context is gone or going, nobody waits for the event.
+            // Bound before; or closed before it began: the context is gone, nobody waits for the
+            // event.
             return;
         }
         let (status, number) = match self.make_ids() {
@@ -181,6 +187,25 @@ impl Listener {
             Some(error) if ids.is_empty() => Err(error),
             _ => Ok(ids),
         }
+    }
+
+    /// Has the listener closed, by its work item, for the command with this `user_data`;
+    /// LISTENER_CLOSED tells when it is. Its event slot is reserved.
+    pub(crate) fn end(self: &Arc<Self>, user_data: u64) {
+        *self.end.lock() = Some(user_data);
+        // If it waits already, it will see what was stored.
+        let _ = workqueue::enqueue(self.clone());
+    }
+
+    fn finish(self: &Arc<Self>) {
+        let Some(user_data) = self.end.lock().take() else {
+            return;
+        };
+        self.close();
+        self.context.post(Event::ListenerClosed {
+            user_data,
+            listener: self.number,
+        });
     }
 
     /// Ends the listener: no connection comes any more, and those not accepted are dropped.

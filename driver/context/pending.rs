@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::listener::Listener;
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
 use kernel::sync::{global_lock, Arc};
 
 pub(crate) type Ticket = [u8; 16];
@@ -28,7 +28,24 @@ pub(crate) unsafe fn init() {
     unsafe { PENDING.init() };
 }
 
-/// Memory for one entry, got before a lock is taken.
+/// Memory for one entry.
+pub(crate) struct Spare(RBTreeNodeReservation<Ticket, Arc<Connection>>);
+
+impl Spare {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// An entry for a ticket that was good before.
+    pub(crate) fn with_ticket(self, connection: &Arc<Connection>, ticket: Ticket) -> Reservation {
+        Reservation(self.0.into_node(ticket, connection.clone()))
+    }
+}
+
+/// One entry, made before a lock is taken.
 pub(crate) struct Reservation(RBTreeNode<Ticket, Arc<Connection>>);
 
 impl Reservation {
@@ -41,20 +58,7 @@ impl Reservation {
         let mut ticket: Ticket = [0; 16];
         // SAFETY: The memory is valid for as many bytes.
         unsafe { bindings::get_random_bytes(ticket.as_mut_ptr().cast(), ticket.len()) };
-        Ok((Self::with_ticket(connection, ticket)?, ticket))
-    }
-
-    /// An entry for a ticket that was good before.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn with_ticket(connection: &Arc<Connection>, ticket: Ticket) -> Result<Self> {
-        Ok(Self(RBTreeNode::new(
-            ticket,
-            connection.clone(),
-            GFP_KERNEL_ACCOUNT,
-        )?))
+        Ok((Spare::new()?.with_ticket(connection, ticket), ticket))
     }
 
     /// From now on the ticket is good.
@@ -92,7 +96,7 @@ pub(crate) fn drop_all(listener: &Arc<Listener>) {
             }
         };
         if let Some(node) = node {
-            node.to_key_value().1.disconnect(0);
+            node.to_key_value().1.disconnect();
         }
     }
 }

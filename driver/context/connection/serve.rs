@@ -54,7 +54,7 @@ impl Connection {
         if listener.is_closed() {
             // It may have emptied the table before our entry stood in it.
             drop(pending::take(&ticket));
-            self.disconnect(0);
+            self.disconnect();
         }
     }
 
@@ -87,10 +87,12 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
+        // For the way back, on which nothing may fail.
+        let spare = pending::Spare::new()?;
         let connection = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
         if result.is_err() {
-            connection.offer_again(ticket);
+            connection.offer_again(spare, ticket);
         }
         result
     }
@@ -143,13 +145,15 @@ impl Connection {
     }
 
     /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
+    fn offer_again(self: &Arc<Self>, spare: pending::Spare, ticket: &Ticket) {
+        let listener = self.state.lock().listener.clone();
+        spare.with_ticket(self, *ticket).offer();
+        // Whoever ended it meanwhile looked for the ticket in vain.
         if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
+            drop(pending::take(ticket));
+        } else if listener.is_none_or(|listener| listener.is_closed()) {
+            drop(pending::take(ticket));
+            self.disconnect();
         }
     }
 
@@ -164,11 +168,8 @@ impl Connection {
     }
 
     /// Ends the connection now; what was not sent is dropped.
-    pub(crate) fn disconnect(self: &Arc<Self>, user_data: u64) {
-        self.with_state(|_, state, now, _| {
-            state.disconnect_user_data = user_data;
-            state.engine.disconnect(now);
-        });
+    pub(crate) fn disconnect(self: &Arc<Self>) {
+        self.with_state(|_, state, now, _| state.engine.disconnect(now));
     }
 
     /// Its context was closed. What was accepted is sent within [`LINGER`], then it ends.
@@ -203,11 +204,15 @@ impl Connection {
     ///
     /// `ENOTCONN` if the connection has ended.
     pub(crate) fn disconnect_by_command(self: &Arc<Self>, user_data: u64) -> Result {
-        if self.state.lock().engine.end().is_some() {
-            return Err(compat::ENOTCONN);
-        }
-        self.disconnect(user_data);
-        Ok(())
+        self.with_state(|_, state, now, _| {
+            // One of two writers gets the event.
+            if state.engine.end().is_some() {
+                return Err(compat::ENOTCONN);
+            }
+            state.disconnect_user_data = user_data;
+            state.engine.disconnect(now);
+            Ok(())
+        })
     }
 
     /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells

@@ -128,6 +128,9 @@ impl Context {
             return Ok(None);
         };
         let length = sys::read(self.fd(), buffer, nowait, fault)?;
+        if buffer.is_empty() && length == 0 {
+            return Ok(None);
+        }
         Ok(Some(self.batch(&buffer[..length], world, sum)))
     }
 
