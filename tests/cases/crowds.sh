@@ -11,9 +11,7 @@
 crowd=${USMBD_TEST_CROWD:-1000}
 [ "${LANE:-stock}" != debug ] || crowd=${USMBD_TEST_CROWD:-200}
 
-rmmod usmbd || fail "rmmod"
-count_memory
-insmod /build/usmbd.ko || fail "insmod"
+begin_counting
 raw_server
 
 # Half-open ones: a listener's backlog at most (64), for 5 seconds each.

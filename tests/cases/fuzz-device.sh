@@ -13,6 +13,7 @@ sum=/out/fuzz.sum
 [ -z "${USMBD_TEST_FUZZ_SUM:-}" ] || cp "$USMBD_TEST_FUZZ_SUM" $sum 2>/dev/null || true
 mkdir -p /out/fuzz
 
+begin_counting
 peers=()
 misbehave() {
 	client usmbd-peer misbehave "$@" --timeout 10 >>/out/fuzz/peers.log 2>&1 &
@@ -33,4 +34,4 @@ for peer in "${peers[@]}"; do
 	wait "$peer" || fail "a peer: $(tail -n 3 /out/fuzz/peers.log)"
 done
 cat /out/fuzz/peers.log $LOG
-all_gone
+all_back

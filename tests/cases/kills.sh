@@ -9,9 +9,7 @@
 . /src/tests/cases/smbd-lib.sh
 
 count=${USMBD_TEST_COUNT:-3}
-rmmod usmbd || fail "rmmod"
-count_memory
-insmod /build/usmbd.ko || fail "insmod"
+begin_counting
 start_smbd
 share /mnt soft,retrans=1
 random /tmp/file $((4 << 20))

@@ -69,47 +69,80 @@ rdma_objects() {
 
 # count_memory: from now on, each allocation and each release of Rust in the
 # kernel is counted; nobody but the module is Rust here. Call it with the module
-# unloaded or idle.
+# unloaded. Rust does both by krealloc(), through a helper.
 count_memory() {
+	local t=/sys/kernel/tracing helper from
+	helper=0x$(awk '$3 == "rust_helper_krealloc_node_align" { print $1 }' /proc/kallsyms)
+	# Called from the helper, or, if that jumps there, from the module.
+	from="(caller >= 0xffffffffa0000000 && caller < 0xffffffffff000000) || (caller >= $helper && caller < $(printf '0x%x' $((helper + 256))))"
+	got="hist:keys=caller.hex if old < 32 && size > 0 && ($from)"
+	gave="hist:keys=caller.hex if old > 32 && size == 0 && ($from)"
+	for name in got gave; do
+		echo "p:usmbd_test/$name krealloc_node_align_noprof old=%di:x64 size=%si:x64 caller=+0(%sp):x64" >>$t/kprobe_events ||
+			fail "no kprobe: $(dmesg | tail -n 1)"
+	done
+	echo "$got" >$t/events/usmbd_test/got/trigger || fail "no trigger: $(cat $t/error_log)"
+	echo "$gave" >$t/events/usmbd_test/gave/trigger || fail "no trigger: $(cat $t/error_log)"
+}
+
+# count_rcu: memory that is given back by RCU goes another way. Call it when the
+# module is loaded, and has not done anything yet.
+count_rcu() {
 	local t=/sys/kernel/tracing
-	echo 'p:usmbd_test/realloc rust_helper_krealloc_node_align old=%di:x64 size=%si:x64' >>$t/kprobe_events || fail "no kprobe"
-	echo 'hist:name=got:keys=common_type if old < 32 && size > 0' >$t/events/usmbd_test/realloc/trigger || fail "no trigger"
-	echo 'hist:name=gave:keys=common_type if old > 32 && size == 0' >>$t/events/usmbd_test/realloc/trigger || fail "no trigger"
+	rcu="hist:keys=caller.hex if $(awk '$4 == "[usmbd]" && tolower($2) == "t" { print "0x" $1 }' /proc/kallsyms |
+		sort | sed -n '1s/^/caller >= /p; $s/^/caller < /p' | paste -s -d'&' | sed 's/&/ \&\& /')"
+	echo "p:usmbd_test/rcu kvfree_call_rcu caller=+0(%sp):x64" >>$t/kprobe_events || fail "no kprobe: $(dmesg | tail -n 1)"
+	echo "$rcu" >$t/events/usmbd_test/rcu/trigger || fail "no trigger: $(cat $t/error_log)"
+}
+
+# counted got|gave|rcu
+counted() {
+	awk '/Hits:/ { print $2 }' "/sys/kernel/tracing/events/usmbd_test/$1/hist"
 }
 
 # live_memory: objects that were allocated since count_memory and not released.
 live_memory() {
-	awk '/^# trigger info:/ { sign = /name=gave|old > 32/ ? -1 : 1 } /Hits:/ { s += sign * $2 } END { print s + 0 }' \
-		/sys/kernel/tracing/events/usmbd_test/realloc/hist
+	echo $(($(counted got) - $(counted gave) - $(counted rcu)))
 }
 
 uncount_memory() {
 	local t=/sys/kernel/tracing
-	echo '!hist:name=got:keys=common_type if old < 32 && size > 0' >>$t/events/usmbd_test/realloc/trigger
-	echo '!hist:name=gave:keys=common_type if old > 32 && size == 0' >>$t/events/usmbd_test/realloc/trigger
-	echo '-:usmbd_test/realloc' >>$t/kprobe_events
+	echo "!$got" >$t/events/usmbd_test/got/trigger
+	echo "!$gave" >$t/events/usmbd_test/gave/trigger
+	echo "!$rcu" >$t/events/usmbd_test/rcu/trigger
+	for name in got gave rcu; do
+		echo "-:usmbd_test/$name" >>$t/kprobe_events
+	done
+}
+
+# begin_counting: the module is loaded anew, and its memory counted.
+begin_counting() {
+	rmmod usmbd || fail "rmmod"
+	count_memory
+	insmod /build/usmbd.ko || fail "insmod"
+	count_rcu
+}
+
+# unload: nothing is left, and the module goes.
+unload() {
+	until_true 30 no_connections || fail "connections are left"
+	[ "$(statistic contexts)" = 0 ] || fail "contexts are left"
+	rmmod usmbd || fail "the module cannot be unloaded"
+	[ "$(rdma_objects)" = 0 ] || fail "the module left $(rdma_objects) objects in the RDMA core"
 }
 
 # all_gone: nothing is left, and the module goes and comes back.
 all_gone() {
-	until_true 30 no_connections || fail "connections are left"
-	[ "$(statistic contexts)" = 0 ] || fail "contexts are left"
-	rmmod usmbd || fail "the module cannot be unloaded"
-	[ "$(rdma_objects)" = 0 ] || fail "the module left $(rdma_objects) objects in the RDMA core"
+	unload
 	insmod /build/usmbd.ko || fail "the module cannot be loaded again"
 }
 
-# all_back: as all_gone, and all memory is back. Needs count_memory before, with
-# the module unloaded.
+# all_back: as all_gone, and all memory is back. Needs begin_counting before.
 all_back() {
-	until_true 30 no_connections || fail "connections are left"
-	[ "$(statistic contexts)" = 0 ] || fail "contexts are left"
-	rmmod usmbd || fail "the module cannot be unloaded"
-	[ "$(rdma_objects)" = 0 ] || fail "the module left $(rdma_objects) objects in the RDMA core"
-	[ "$(live_memory)" = 0 ] || {
-		cat /sys/kernel/tracing/events/usmbd_test/realloc/hist
-		fail "the module left $(live_memory) objects of memory"
-	}
+	unload
+	[ "$(counted got)" -gt 100 ] || fail "memory was not counted"
+	[ "$(live_memory)" = 0 ] || fail "of $(counted got) objects of memory the module left $(live_memory)"
+	echo "memory: $(counted got) objects, all given back"
 	uncount_memory
 	insmod /build/usmbd.ko || fail "the module cannot be loaded again"
 }

@@ -4,7 +4,7 @@
 # lanes: stock
 # kernels: default
 # timeout: 200
-"""Listeners, half-open connections, memory of commands, areas of a user and of all users."""
+"""Listeners, unread answers, half-open connections, memory of commands, areas of a user and of all users."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
 from lib import check, raw, refused  # noqa: E402
 
-LISTENERS, COMMAND_BYTES, DESCRIPTORS = 16, 4 << 20, 4095
+LISTENERS, ANSWERS, COMMAND_BYTES, DESCRIPTORS = 16, 16, 4 << 20, 4095
 
 
 def listeners():
@@ -29,6 +29,19 @@ def listeners():
     device.write(raw.record(raw.CLOSE_LISTENER, struct.pack("<II", numbers[0], 0)))
     device.expect(raw.LISTENER_CLOSED)
     device.listen(lib.ROCE, port=22000, iwarp_port=22001)
+    device.close()
+
+
+def answers():
+    device = raw.Device()
+    taken = os.write(device.fd, raw.hello() * (ANSWERS + 1))
+    check(f"{taken / 32} answers", taken == 32 * ANSWERS)
+    refused("one answer more", errno.EAGAIN,
+            lambda: os.write(device.fd, raw.record(raw.GET_MEMORY_PARAMETERS)))
+    for _ in range(ANSWERS):
+        device.expect(raw.HELLO_DONE)
+    device.write(raw.hello())
+    device.expect(raw.HELLO_DONE)
     device.close()
 
 
@@ -141,6 +154,7 @@ def areas():
 
 
 listeners()
+answers()
 half_open()
 command_bytes()
 areas()

@@ -8,9 +8,7 @@
 . /src/tests/cases/lib.sh
 
 count=${USMBD_TEST_COUNT:-2}
-rmmod usmbd || fail "rmmod"
-count_memory
-insmod /build/usmbd.ko || fail "insmod"
+begin_counting
 
 # Descriptors: as many contexts as the process may have, then EMFILE, and all go with it.
 python3 - <<'PY' || fail "descriptors"

@@ -8,9 +8,7 @@
 . /src/tests/cases/lib.sh
 
 count=${USMBD_TEST_COUNT:-1}
-rmmod usmbd || fail "rmmod"
-count_memory
-insmod /build/usmbd.ko || fail "insmod"
+begin_counting
 raw_server --keepalive=2000
 
 drop_packets() {
