@@ -71,10 +71,11 @@ rdma_objects() {
 # kernel is counted; nobody but the module is Rust here. Call it with the module
 # unloaded. Rust does both by krealloc(), through a helper.
 count_memory() {
-	local t=/sys/kernel/tracing helper from
-	helper=0x$(awk '$3 == "rust_helper_krealloc_node_align" { print $1 }' /proc/kallsyms)
-	# Called from the helper, or, if that jumps there, from the module.
-	from="(caller >= 0xffffffffa0000000 && caller < 0xffffffffff000000) || (caller >= $helper && caller < $(printf '0x%x' $((helper + 256))))"
+	local t=/sys/kernel/tracing from
+	# The helper jumps there: from the module, or from the kernel crate itself.
+	from=$(awk '$3 ~ /^_R.*6kernel/ && $4 == "" && tolower($2) == "t" { print "0x" $1 }' /proc/kallsyms |
+		sort | sed -n '1s/^/caller >= /p; $s/^/caller < /p' | paste -s -d'&' | sed 's/&/ \&\& /')
+	from="(caller >= 0xffffffffa0000000 && caller < 0xffffffffff000000) || ($from)"
 	got="hist:keys=caller.hex if old < 32 && size > 0 && ($from)"
 	gave="hist:keys=caller.hex if old > 32 && size == 0 && ($from)"
 	for name in got gave; do

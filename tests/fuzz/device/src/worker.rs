@@ -7,6 +7,7 @@ use crate::random::Random;
 use crate::record::{Record, Source};
 use crate::sum::Sum;
 use crate::sys::{self, Manner, Mapping};
+use std::collections::HashSet;
 use std::io::{ErrorKind, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use usmbd_abi::command::{self, Body, Disconnect, COMMANDS};
 use usmbd_abi::memory::{BUFFER_SIZE, STATUS_PAGE_LENGTH, STATUS_PAGE_OFFSET};
 use usmbd_abi::record::Header;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Contexts that are open at a time.
 const CONTEXTS: usize = 10;
@@ -137,6 +138,20 @@ impl World {
     }
 }
 
+/// The headers of a batch, up to the first one that cannot be taken for its length.
+fn headers(mut bytes: &[u8]) -> Vec<Header> {
+    let mut headers = Vec::new();
+    while let Ok((header, _)) = Header::read_from_prefix(bytes) {
+        headers.push(header);
+        let length = header.length.get() as usize;
+        if length < 16 || length > bytes.len() {
+            break;
+        }
+        bytes = &bytes[length..];
+    }
+    headers
+}
+
 pub struct Worker {
     world: Arc<World>,
     thread: u64,
@@ -208,12 +223,12 @@ impl Worker {
         }
     }
 
-    fn records(&mut self, context: &Context) -> Vec<Record> {
+    fn records(&mut self, context: &Context, all_valid: bool) -> Vec<Record> {
         let mut records = Vec::new();
         let state = context.state.lock().unwrap();
         let mut tickets = self.world.tickets.lock().unwrap();
         let count = 1 + self.random.below(16);
-        let wrong = if self.random.percent(40) {
+        let wrong = if !all_valid && self.random.percent(40) {
             self.random.below(count)
         } else {
             count
@@ -245,7 +260,159 @@ impl Worker {
         {
             return self.world.stop.store(true, Ordering::Relaxed);
         }
-        let records = self.records(context);
+        let records = self.records(context, false);
+        self.batches += 1;
+        self.world.sum.add("batches", 1);
+        let bytes: Vec<u8> = records
+            .iter()
+            .flat_map(|record| record.bytes.iter().copied())
+            .collect();
+        if let Some(folder) = &self.world.log {
+            // The last batch of each thread, for when the guest does not survive it.
+            let text = format!("batch {} context {}\n", self.batches, context.number);
+            let path = folder.join(format!("thread-{}", self.thread));
+            let _ = std::fs::write(path, [text.as_bytes(), &bytes].concat());
+        }
+        // As the driver sees them: where one is cut short, what follows belongs to it.
+        let headers = headers(&bytes);
+        headers.iter().for_each(|header| context.expect(header));
+        let manner = Manner {
+                    nowait: true,
+                    fault: false,
+                };
+                if sys::write(context.fd(), &parts, manner).is_err() {
+                    context.forget(&header);
+                }
+            }
+            let _ = sys::poll(context.fd(), libc::POLLIN, 100);
+            while self.read(context, &mut buffer, true, false) {}
+            let due = context.due();
+            if due.is_empty() && context.state.lock().unwrap().connections.is_empty() {
+                return self.sum.add("contexts settled", 1);
+            }
+            if self.stop.load(Ordering::Relaxed) && !self.faults.lock().unwrap().is_empty() {
+                return;
+            }
+            if Instant::now() > end {
+                let left = context.state.lock().unwrap().connections.len();
+                return self.fault(format!(
+                    "context {}: lost events of {due:x?}, {left} connections do not end",
+                    context.number
+                ));
+            }
+        }
+    }
+}
+
+pub struct Worker {
+    world: Arc<World>,
+    thread: u64,
+    random: Random,
+    batches: u64,
+}
+
+impl Worker {
+    pub fn new(world: Arc<World>, thread: u64) -> Self {
+        let random = Random::new(world.seed, thread);
+        Self {
+            world,
+            thread,
+            random,
+            batches: 0,
+        }
+    }
+
+    pub fn run(mut self) {
+        while !self.world.stop.load(Ordering::Relaxed) {
+            let Some(context) = self.context() else {
+                continue;
+            };
+            match self.random.below(100) {
+                0..60 => self.batch(&context),
+                60..84 => self.read(&context),
+                84..88 => {
+                    let _ = sys::poll(context.fd(), self.random.next() as i16, 1);
+                }
+                88..93 => self.map(&context),
+                93..95 => self.unmap(&context),
+                95..97 => self.share(&context),
+                97 => self.fork(&context),
+                98 => self.status_page(&context),
+                _ => self.close(&context),
+            }
+        }
+    }
+
+    /// Any context; opens one if there are few.
+    fn context(&mut self) -> Option<Arc<Context>> {
+        let mut contexts = self.world.contexts.lock().unwrap();
+        let few = contexts.len() < CONTEXTS;
+        if contexts.is_empty() || few && self.random.percent(10) {
+            let nonblocking = self.random.percent(70);
+            match Context::open(self.world.number(), nonblocking) {
+                Ok(context) => {
+                    self.world.sum.add("opened", 1);
+                    contexts.push(Arc::new(context));
+                }
+                Err(error) => self
+                    .world
+                    .sum
+                    .add(&format!("open refused {:?}", error.kind()), 1),
+            }
+        }
+        let at = self.random.below(contexts.len());
+        contexts.get(at).cloned()
+    }
+
+    /// A context goes: at once, or after it was seen that no event is missing.
+    fn close(&mut self, context: &Arc<Context>) {
+        let mut contexts = self.world.contexts.lock().unwrap();
+        contexts.retain(|other| !Arc::ptr_eq(other, context));
+        drop(contexts);
+        self.world.sum.add("closed", 1);
+        if self.random.percent(30) {
+            self.world.settle(context);
+        }
+    }
+
+    fn records(&mut self, context: &Context, all_valid: bool) -> Vec<Record> {
+        let mut records = Vec::new();
+        let state = context.state.lock().unwrap();
+        let mut tickets = self.world.tickets.lock().unwrap();
+        let count = 1 + self.random.below(16);
+        let wrong = if !all_valid && self.random.percent(40) {
+            self.random.below(count)
+        } else {
+            count
+        };
+        let mut source = Source {
+            random: &mut self.random,
+            state: &state,
+            tickets: &mut tickets,
+        };
+        for at in 0..count {
+            let user_data = self.world.next_number.fetch_add(1, Ordering::Relaxed);
+            let record = if at != wrong {
+                source.valid(user_data)
+            } else if source.random.percent(70) {
+                source.nearly_valid(user_data)
+            } else {
+                Some(source.wild(user_data))
+            };
+            records.extend(record);
+        }
+        records
+    }
+
+    fn batch(&mut self, context: &Context) {
+        let left = &self.world.left;
+        if left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            .is_err()
+        {
+            return self.world.stop.store(true, Ordering::Relaxed);
+        }
+        let records = self.records(context, false);
         self.batches += 1;
         self.world.sum.add("batches", 1);
         if let Some(folder) = &self.world.log {
@@ -286,26 +453,29 @@ impl Worker {
                 .sum
                 .add(&format!("write refused errno {name}"), 1);
         }
-        let mut refused = false;
-        for (record, header) in records.iter().zip(&headers) {
-            if !refused {
-                self.world.sum.add("offered", 1);
-            }
-            // What is taken is taken whole, by the length that the record says.
+        let mut accepted = HashSet::new();
+        for header in &headers {
+            self.world.sum.add("offered", 1);
             let length = header.length.get() as usize;
-            if taken > 0 && taken >= length {
-                taken -= length;
-                self.accepted(header);
-                continue;
+            if taken == 0 || taken < length {
+                break;
             }
-            refused = true;
-            context.forget(header);
-            self.world.tickets.lock().unwrap().extend(record.ticket);
+            taken -= length;
+            accepted.insert(header.user_data.get());
+            self.accepted(header);
         }
         if taken > 0 {
             self.world
                 .fault(format!("{result:?} is not a number of whole records"));
         }
+        for header in headers.iter().skip(accepted.len()) {
+            context.forget(header);
+        }
+        let unused = records
+            .iter()
+            .filter(|record| !accepted.contains(&record.header().user_data.get()))
+            .filter_map(|record| record.ticket);
+        self.world.tickets.lock().unwrap().extend(unused);
     }
 
     fn accepted(&self, header: &Header) {
@@ -392,7 +562,7 @@ impl Worker {
     }
 
     fn fork(&mut self, context: &Context) {
-        let records = self.records(context);
+        let records = self.records(context, true);
         let mut batch = Vec::new();
         for record in &records {
             // Whether it is taken, nobody here learns: nothing that would be missed.
