@@ -153,6 +153,8 @@ pub(crate) struct Later {
     room: bool,
     /// Another turn of the work item is due.
     again: bool,
+    /// It is the work item's turn, which may start the drain.
+    turn: bool,
     /// Transfers that are done: their memory may be the last of its area, and must not be dropped
     /// under a lock.
     done: transfer::List,
@@ -347,12 +349,15 @@ impl Connection {
 
     /// One turn of the work item: what the CM said, completions, timers.
     fn turn(self: Arc<Self>) {
-        let mut later = Later::default();
+        let mut later = Later {
+            turn: true,
+            ..Later::default()
+        };
         {
             let mut state = self.state.lock();
             let now = timer::now();
             state.take_news(now);
-            later.again = self.take_completions(&mut state, now, &mut later);
+            later.again |= self.take_completions(&mut state, now, &mut later);
             state.take_time(now);
             self.advance(&mut state, now, &mut later);
         }
@@ -421,7 +426,13 @@ impl Connection {
             }
         }
         if state.engine.end().is_some() {
-            self.start_draining(state, later);
+            // Only the work item's own turn drains: it is the one that sees the markers complete, and
+            // so two threads never both find that the drain is done.
+            if later.turn {
+                self.start_draining(state, later);
+            } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
+                later.again = true;
+            }
         } else if state.phase == Phase::Lingering
             && state.send.is_idle()
             && state.engine.is_send_idle()
@@ -513,7 +524,6 @@ impl Connection {
             self.offer();
         }
         if let Some(link) = later.drain.take() {
-            // The work item's own turn handles the completions; nobody else starts a drain.
             let removed = self.state.lock().news.device_removed;
             let missing = link.disconnect_and_drain(removed);
             let mut state = self.state.lock();
