@@ -19,15 +19,15 @@ pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{self, Net, SocketAddr};
+use crate::verbs::{self, opener_may_lock_memory, Net, SocketAddr};
 use connection::Connection;
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::cred::Credential;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
-use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use listener::{ListenRequest, Listener};
 use route::{Claims, Template};
@@ -108,7 +108,7 @@ impl Context {
     pub(crate) fn open(file: &File) -> Result<Arc<Self>> {
         let queue = EventQueue::new()?;
         let net = Net::of_current()?;
-        let uid = file.cred().euid().into_uid_in_current_ns();
+        let area = AreaSlot::new(file.cred().euid(), opener_may_lock_memory(file));
         let may_bind_low_port = net.opener_may_bind_low_port(file);
         let is_admin = net.opener_is_admin(file);
         let claims = Claims::new(verbs::opener_uid(file), is_admin);
@@ -135,7 +135,7 @@ impl Context {
                 }, "usmbd_context"),
                 claims <- claims,
                 command_bytes: Atomic::new(0),
-                area <- AreaSlot::new(uid),
+                area <- area,
                 status_page <- status_page,
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -304,7 +304,7 @@ impl Context {
                 if reason.is_some() {
                     inner.past.include(&counters);
                 }
-                if inner.count == 0 && inner.listeners.is_empty() {
+                if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
             }
@@ -313,6 +313,11 @@ impl Context {
         drop(node);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
+    }
+
+    /// Whether connections may come by themselves, so that the end of one is not the context's.
+    fn expects_more(&self, inner: &Inner) -> bool {
+        !inner.listeners.is_empty() || self.has_claims()
     }
 
     /// Whether this is the context's only connection, so that the status page is about it.
@@ -375,15 +380,18 @@ impl Context {
     pub(crate) fn readiness(&self) -> Readiness {
         let (single, ended) = {
             let inner = self.inner.lock();
-            (inner.count == 1 && inner.listeners.is_empty(), inner.ended)
+            if self.expects_more(&inner) {
+                (false, None)
+            } else {
+                (inner.count == 1, inner.ended)
+            }
         };
         let head_is_end = self
             .queue
             .look(|view| matches!(view.head(), Some(Event::Disconnected { .. })));
         Readiness {
             readable: head_is_end.is_some(),
-            writable: self.queue.has_room()
-                && has_command_room(self.command_bytes.load(Relaxed)),
+            writable: self.queue.has_room() && has_command_room(self.command_bytes.load(Relaxed)),
             peer_gone: single && head_is_end == Some(true),
             ended,
         }
