@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test bench-smb clean
+.PHONY: help setup module stage vm cases demo test fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -35,6 +35,9 @@ demo:
 
 test:
 	@$(VM)/test.sh
+
+fuzz-host:
+	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
 
 bench-smb: module stage
 	@$(VM)/run.sh tests/bench/smb $(ROUNDS)

@@ -37,6 +37,7 @@ use receive::Receives;
 use send::SendQueue;
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
+use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
 pub(crate) use send::SendRequest;
@@ -210,21 +211,37 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The CM refuses the peer: `ENOMEM`, `ENODEV`, or what the device says.
+    /// The CM refuses the peer: `ENOMEM`, `ENODEV`, `EINVAL` for private data that makes no sense, or
+    /// what the device says.
     pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
         let module = module::Reference::get().ok_or(ENODEV)?;
         let device = incoming.device().ok_or(ENODEV)?;
         let parameters = listener.context().parameters();
         let capacity = link::Capacity::for_device(&device, &parameters)?;
-        let conn_param = ConnParam {
+        let fabric = device.fabric(incoming.port());
+        let kind = match fabric {
+            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
+            Fabric::Iwarp => read_depth::Fabric::Iwarp,
+        };
+        let own = ReadDepths {
+            initiator_depth: INITIATOR_DEPTH
+                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX)),
             // The peer never reads our memory; some providers refuse zero.
             responder_resources: 1,
-            initiator_depth: INITIATOR_DEPTH
-                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX))
-                .min(incoming.initiator_depth().max(1)),
+        };
+        let event = ReadDepths {
+            initiator_depth: incoming.initiator_depth(),
+            responder_resources: incoming.responder_resources(),
+        };
+        let accepted = own
+            .accept(event, kind, incoming.private_data())
+            .map_err(|NoReads| EINVAL)?;
+        let conn_param = ConnParam {
+            responder_resources: accepted.depths.responder_resources,
+            initiator_depth: accepted.depths.initiator_depth,
             retry_count: 6,
             rnr_retry_count: 0,
-            private_data: &[],
+            private_data: accepted.private_data.as_ref().map_or(&[], |data| &data[..]),
         };
         let send = SendQueue::new(&device, &capacity)?;
         let state = State {
@@ -250,7 +267,6 @@ impl Connection {
             send_ready_queued: false,
             draining: 0,
         };
-        let fabric = device.fabric(incoming.port());
         let (local, peer) = (incoming.local(), incoming.peer());
         let connection = Arc::pin_init(
             pin_init!(Self {

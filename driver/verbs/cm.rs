@@ -261,6 +261,22 @@ impl Incoming<'_> {
         self.param.initiator_depth
     }
 
+    /// RDMA reads that the peer has under way at a time.
+    pub(crate) fn responder_resources(&self) -> u8 {
+        self.param.responder_resources
+    }
+
+    /// What the peer sent along; on InfiniBand and RoCE with padding behind it.
+    pub(crate) fn private_data(&self) -> &[u8] {
+        let length = usize::from(self.param.private_data_len);
+        if length == 0 || self.param.private_data.is_null() {
+            return &[];
+        }
+        // SAFETY: The event's private data has that many bytes and lives as long as the handler
+        // runs, which by the type invariants is longer than `self`.
+        unsafe { core::slice::from_raw_parts(self.param.private_data.cast(), length) }
+    }
+
     /// The device the request came by, when we know it.
     pub(crate) fn device(&self) -> Option<Arc<Device>> {
         // SAFETY: Valid by the type invariants.

@@ -92,3 +92,20 @@ cached_make() {
 	mv "$tmp" "$dir"
 	say "$name: made in $(($(date +%s) - t0)) s"
 }
+
+# has_cargo: whether the host's cargo is new enough for our crates.
+has_cargo() {
+	local have
+	have=$(cargo --version 2>/dev/null | awk '{ print $2 }') || true
+	[ -n "$have" ] && printf '%s\n' 1.85 "$have" | sort -VC
+}
+
+# in_buildenv COMMAND ARGS...: run it in the build environment, in the checkout,
+# with the cache's crates.
+in_buildenv() {
+	local env
+	env=$("$VM/cache.sh" buildenv)
+	mkdir -p "$CACHE/cargo-home"
+	"$VM/in-env.sh" "$env" --bind "$TOP" "$TOP" --bind "$CACHE/cargo-home" /cargo --setenv CARGO_HOME /cargo \
+		--chdir "$TOP" -- "$@"
+}

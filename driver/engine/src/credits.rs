@@ -13,8 +13,11 @@
 //! - A PDU without data goes out for credits only when the peer has used half
 //!   of its target and two or more can be granted, or when it has none left.
 //! - A peer that is sending data and is down to its last credit gets one, too:
-//!   by the second rule it may be unable to use that last one. A peer's empty
-//!   PDU is no reason, or two sides could go on like that for ever.
+//!   by the second rule it may be unable to use that last one.
+//! - A peer that sent no data does not get back the one credit that its PDU took.
+//!   Two sides whose upper layers have not read the rest would hand each other
+//!   that one for ever. It waits until a second receive is free: then each empty
+//!   PDU brings more credits than it costs, and there is an end.
 
 use crate::Reason;
 
@@ -36,7 +39,7 @@ pub(crate) struct Credits {
     maximum: u16,
     /// Receives the caller was ever asked to post and keep posted.
     asked: u32,
-    /// Data came since the last PDU went out.
+    /// Data came since the last PDU went out, or none has gone out yet.
     fed: bool,
 }
 
@@ -49,7 +52,7 @@ impl Credits {
             requested: 0,
             maximum,
             asked: 0,
-            fed: false,
+            fed: true,
         }
     }
 
@@ -153,10 +156,10 @@ impl Credits {
     pub(crate) fn is_grant_due(&self) -> bool {
         let target = self.target();
         let grant = self.grantable(target);
-        if self.receive == 0 || (self.receive == 1 && self.fed) {
-            grant >= 1
-        } else {
-            grant >= 2 && self.receive <= target / 2
+        match self.receive {
+            0 => grant >= 1 && (self.fed || self.available >= 2),
+            1 if self.fed => grant >= 1,
+            held => grant >= 2 && held <= target / 2,
         }
     }
 

@@ -29,6 +29,7 @@
 mod connection;
 mod credits;
 mod parameters;
+pub mod read_depth;
 mod reason;
 mod reassembly;
 mod repr;

@@ -129,7 +129,7 @@ impl Parameters {
     pub(crate) fn request(&self) -> NegotiateRequest {
         NegotiateRequest {
             credits_requested: self.send_credit_target,
-            preferred_send_size: self.max_send_size.min(MOST_PREFERRED_SEND_SIZE),
+            preferred_send_size: self.preferred_send_size(),
             max_receive_size: self.max_receive_size,
             max_fragmented_size: self.max_fragmented_recv_size,
         }
@@ -152,7 +152,8 @@ impl Parameters {
     /// What the active side makes of the peer's response, [MS-SMBD] 3.1.5.7.
     pub(crate) fn conclude(&self, response: &NegotiateResponse) -> Negotiated {
         Negotiated {
-            max_send_size: self.max_send_size.min(response.max_receive_size),
+            // Never more than the request preferred, whatever the peer takes.
+            max_send_size: self.preferred_send_size().min(response.max_receive_size),
             max_receive_size: self.receive_size(response.preferred_send_size),
             max_fragmented_send_size: response.max_fragmented_size,
             max_fragmented_recv_size: self.max_fragmented_recv_size,
@@ -161,6 +162,11 @@ impl Parameters {
             receive_credit_target: response.credits_requested.min(self.receive_credit_max),
             keepalive_interval_ms: self.keepalive_interval_ms,
         }
+    }
+
+    /// What an active side prefers to send.
+    fn preferred_send_size(&self) -> u32 {
+        self.max_send_size.min(MOST_PREFERRED_SEND_SIZE)
     }
 
     /// The peer may prefer to send less than the least size, even nothing.

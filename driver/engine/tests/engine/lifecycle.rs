@@ -9,7 +9,7 @@ use usmbd_engine::{
 };
 
 #[test]
-fn request_may_come_before_established() {
+fn trap_9_request_may_come_before_established() {
     let mut side = Side::new(Role::Passive, &linux_server());
     assert_eq!(side.receive(&hex(LINUX_REQUEST)), Received::Ignore);
     assert_eq!(side.events, []);
@@ -20,7 +20,7 @@ fn request_may_come_before_established() {
 }
 
 #[test]
-fn bad_request_may_come_before_established() {
+fn trap_9_bad_request_may_come_before_established() {
     let mut side = Side::new(Role::Passive, &linux_server());
     let mut request = hex(LINUX_REQUEST);
     request[2..4].fill(0);
@@ -75,7 +75,7 @@ fn accept_needs_a_request() {
 }
 
 #[test]
-fn receives_are_asked_for_once_with_one_to_spare() {
+fn posting_rule_asks_once_for_the_target_and_one_to_spare() {
     let mut side = Side::passive(&linux_server());
     side.receive(&hex(LINUX_REQUEST));
     side.connection.accept(&linux_server(), side.now).unwrap();
@@ -100,7 +100,7 @@ fn receives_are_asked_for_once_with_one_to_spare() {
 }
 
 #[test]
-fn peer_that_asks_for_more_later_gets_more_receives() {
+fn posting_rule_follows_a_target_that_rises() {
     let mut request = hex(LINUX_REQUEST);
     request[6] = 2;
     let mut side = Side::accepted(&linux_server(), &request);
@@ -115,7 +115,7 @@ fn peer_that_asks_for_more_later_gets_more_receives() {
 }
 
 #[test]
-fn peer_that_asks_for_less_gets_no_more_grants() {
+fn posting_rule_adds_none_above_the_target() {
     let mut side = Side::established();
     for _ in 0..100 {
         side.receive(&transfer(50, 10, 1, 0, &[]));
@@ -130,7 +130,7 @@ fn peer_that_asks_for_less_gets_no_more_grants() {
 }
 
 #[test]
-fn last_credit_may_go_beyond_the_target() {
+fn send_rule_3_last_credit_may_go_beyond_the_target() {
     let mut side = Side::established();
     side.receive(&transfer(1, 1, 0, 0, &[]));
     assert_eq!(
@@ -145,7 +145,7 @@ fn last_credit_may_go_beyond_the_target() {
 }
 
 #[test]
-fn credit_limit_can_be_raised_after_a_handover() {
+fn posting_rule_follows_a_maximum_that_rises() {
     let routed = Parameters {
         receive_credit_max: 4,
         ..linux_server()
@@ -160,7 +160,7 @@ fn credit_limit_can_be_raised_after_a_handover() {
 }
 
 #[test]
-fn established_connection_lives_without_more_receives() {
+fn posting_rule_failure_leaves_an_established_connection() {
     let mut request = hex(LINUX_REQUEST);
     request[6] = 2;
     let mut side = Side::accepted(&linux_server(), &request);
@@ -238,7 +238,7 @@ fn removed_device_is_not_disconnected() {
 }
 
 #[test]
-fn invalidated_token_comes_with_the_last_piece() {
+fn receive_rule_9_invalidated_token_comes_with_the_last_piece() {
     let mut side = Side::established();
     side.receive(&transfer(255, 1, 0, 10, &[1; 10]));
     side.receive_invalidating(&transfer(255, 1, 0, 0, &[1; 10]), Some(77));
@@ -275,7 +275,7 @@ fn nothing_is_sent_without_a_slot() {
 }
 
 #[test]
-fn nothing_comes_between_fragments() {
+fn trap_1_nothing_comes_between_fragments() {
     let mut side = Side::established();
     side.receive(&transfer(255, 4, 0, 0, &[]));
     // A caller that loses sight of its message in the middle of it.
@@ -300,7 +300,7 @@ fn nothing_comes_between_fragments() {
 }
 
 #[test]
-fn fragments_stop_for_want_of_credits() {
+fn send_rule_1_fragments_stop_for_want_of_credits() {
     let mut side = Side::established();
     side.receive(&transfer(255, 3, 0, 0, &[]));
     side.send(pattern(10_000, 0));
@@ -312,7 +312,7 @@ fn fragments_stop_for_want_of_credits() {
 }
 
 #[test]
-fn initiator_never_prefers_what_windows_refuses() {
+fn active_never_prefers_what_windows_refuses() {
     let parameters = Parameters {
         max_send_size: 8192,
         ..Parameters::default()
@@ -389,7 +389,7 @@ fn parameters_have_limits() {
 }
 
 #[test]
-fn most_credits_there_can_be() {
+fn trap_35_most_credits_there_can_be() {
     let parameters = Parameters {
         receive_credit_max: 65535,
         send_credit_target: 65535,

@@ -3,9 +3,16 @@
 //! The engine against golden bytes, rule by rule, by the clock, and against
 //! itself.
 
+mod active;
+mod back_to_back;
+mod credits;
+mod exhaustive;
 mod lifecycle;
 mod pair;
+mod properties;
+mod read_depths;
 mod rules;
 mod side;
 mod timers;
+mod traps;
 mod vectors;

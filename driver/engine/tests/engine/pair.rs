@@ -4,7 +4,6 @@
 //! test's own.
 
 use crate::side::*;
-use proptest::prelude::*;
 use std::collections::BTreeMap;
 use usmbd_engine::{Event, Parameters, Received, Role, Time};
 
@@ -24,10 +23,30 @@ enum Arrival {
 
 /// What a wire and an upper layer take their time for, in milliseconds.
 #[derive(Clone, Copy, Debug)]
-struct Delays {
-    wire: u64,
-    completion: u64,
-    read: u64,
+pub struct Delays {
+    pub wire: u64,
+    /// From sending until it has completed, before or after it arrived.
+    pub completion: u64,
+    /// From a piece until it is read; without, it is read when nothing else is
+    /// left to happen.
+    pub read: Option<u64>,
+}
+
+/// Delays that change nothing.
+pub const CALM: Delays = Delays {
+    wire: 1,
+    completion: 1,
+    read: Some(1),
+};
+
+impl Arrival {
+    /// PDUs of the least size that it makes.
+    fn pdus(&self) -> usize {
+        match self {
+            Arrival::Send(message, _) => message.len().div_ceil(104),
+            _ => 1,
+        }
+    }
 }
 
 /// What a listener on the wire knows of one direction.
@@ -42,23 +61,31 @@ struct Direction {
     completion: u64,
     data: usize,
     empty: usize,
+    probes: usize,
     /// Messages and tokens that must arrive, in order.
     expected: Vec<(Vec<u8>, Option<u32>)>,
 }
 
 /// Side 0 is active, side 1 passive; direction n is what side n sends.
-struct Pair {
-    sides: [Side; 2],
+pub struct Pair {
+    pub sides: [Side; 2],
     directions: [Direction; 2],
     parameters: [Parameters; 2],
     agenda: BTreeMap<(u64, u64), (usize, Arrival)>,
     entries: u64,
     delays: [Delays; 2],
     random: u64,
+    /// Whether time reaches the sides' timers.
+    pub timers: bool,
 }
 
 impl Pair {
-    fn new(parameters: [Parameters; 2], delays: [Delays; 2], slots: [u32; 2], seed: u64) -> Pair {
+    pub fn new(
+        parameters: [Parameters; 2],
+        delays: [Delays; 2],
+        slots: [u32; 2],
+        seed: u64,
+    ) -> Pair {
         let side = |role, index: usize| {
             let mut side = Side::new(role, &parameters[index]);
             side.completes = false;
@@ -74,6 +101,7 @@ impl Pair {
             entries: 0,
             delays,
             random: seed | 1,
+            timers: true,
         };
         let now = pair.sides[0].now.0;
         for side in 0..2 {
@@ -97,23 +125,51 @@ impl Pair {
     }
 
     /// A message that is to go out `after` milliseconds from now.
-    fn send(&mut self, side: usize, after: u64, message: Vec<u8>, token: Option<u32>) {
+    pub fn send(&mut self, side: usize, after: u64, message: Vec<u8>, token: Option<u32>) {
         let at = self.now() + after;
         self.schedule(at, side, Arrival::Send(message, token));
     }
 
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.sides[0].now.0
     }
 
-    /// Takes one thing from the agenda; false when there is none.
-    fn step(&mut self) -> bool {
-        let Some(((at, _), (index, arrival))) = self.agenda.pop_first() else {
-            return false;
-        };
+    /// The side whose timer expires before anything that is to come, and before
+    /// `end`.
+    fn due(&self, end: u64) -> Option<(usize, Time)> {
+        let next = self.agenda.first_key_value();
+        let next = next.map_or(end, |(&(at, _), _)| at.min(end));
+        [0, 1]
+            .into_iter()
+            .filter_map(|side| Some((side, self.sides[side].connection.poll_timeout()?)))
+            .filter(|(_, due)| self.timers && due.0 < next)
+            .min_by_key(|(_, due)| *due)
+    }
+
+    fn advance(&mut self, now: Time) {
         for side in &mut self.sides {
-            side.now = side.now.max(Time(at));
+            side.now = side.now.max(now);
         }
+    }
+
+    /// Lets happen what is next, up to `end`; false when nothing is.
+    fn step(&mut self, end: u64) -> bool {
+        if let Some((index, due)) = self.due(end) {
+            self.advance(due);
+            let side = &mut self.sides[index];
+            side.connection.handle_timeout(side.now);
+            self.settle(index);
+            return true;
+        }
+        let Some(entry) = self
+            .agenda
+            .first_entry()
+            .filter(|entry| entry.key().0 <= end)
+        else {
+            return self.read_what_is_left();
+        };
+        let ((at, _), (index, arrival)) = entry.remove_entry();
+        self.advance(Time(at));
         let side = &mut self.sides[index];
         match arrival {
             Arrival::Established => side.connection.handle_established(side.now),
@@ -156,10 +212,26 @@ impl Pair {
             }
             _ => self.directions[index].credits += i64::from(u16_at(pdu, 2)),
         }
-        if self.sides[index].held > held {
-            let at = self.now() + self.roll(self.delays[index].read);
+        if let Some(read) = self.delays[index]
+            .read
+            .filter(|_| self.sides[index].held > held)
+        {
+            let at = self.now() + self.roll(read);
             self.schedule(at, index, Arrival::Read);
         }
+    }
+
+    /// One piece of those that are read last of all.
+    fn read_what_is_left(&mut self) -> bool {
+        let first = usize::from(self.roll(1) == 1);
+        for index in [first, 1 - first] {
+            if self.delays[index].read.is_none() && self.sides[index].held > 0 {
+                self.sides[index].read(1);
+                self.settle(index);
+                return true;
+            }
+        }
+        false
     }
 
     /// Puts on the wire what a side has sent.
@@ -177,8 +249,7 @@ impl Pair {
             let arrival = now + self.roll(self.delays[index].wire);
             let arrival = arrival.max(self.directions[index].arrival);
             self.directions[index].arrival = arrival;
-            // The sender hears of it after it arrived, or long after.
-            let completion = arrival + self.roll(self.delays[index].completion);
+            let completion = now + self.roll(self.delays[index].completion);
             let completion = completion.max(self.directions[index].completion);
             self.directions[index].completion = completion;
             self.schedule(arrival, 1 - index, Arrival::Pdu(pdu, token));
@@ -186,6 +257,21 @@ impl Pair {
         }
         let side = &self.sides[index];
         assert_eq!(side.connection.end(), None, "side {index} ended");
+        self.assert_bounds(index);
+    }
+
+    /// Whatever comes, a side has no more receives than its peer's target and
+    /// the spare one; until it is established, that for the negotiation too.
+    fn assert_bounds(&self, index: usize) {
+        let side = &self.sides[index];
+        let target = side
+            .connection
+            .negotiated()
+            .map_or(0, |negotiated| negotiated.receive_credit_target);
+        let most = u32::from(target) + 1;
+        let receives = side.posted + side.held;
+        assert!(receives <= most, "{receives} receives of {most}");
+        assert!(side.connection.receive_credits() <= side.posted);
     }
 
     /// The rules that show on the wire.
@@ -210,7 +296,9 @@ impl Pair {
             "CreditsRequested"
         );
         assert_eq!(pdu.len() as u32, offset.max(20) + length);
-        assert_eq!(u16_at(pdu, 4), 0, "no timer runs, so no probe");
+        let flags = u16_at(pdu, 4);
+        assert!(flags == 0 || (flags == 1 && self.timers), "Flags {flags}");
+        direction.probes += usize::from(flags);
         direction.credits -= 1;
         assert!(direction.credits >= 0, "sent without a credit");
         assert!(
@@ -237,14 +325,42 @@ impl Pair {
     }
 
     /// Runs until nothing is under way.
-    fn run(&mut self) {
-        for _ in 0..300_000 {
-            if !self.step() {
-                self.assert_rest();
-                return;
+    pub fn run(&mut self) {
+        // A PDU with data is sent, arrives, completes and is read, and pays for
+        // the same of two without.
+        let planned: usize = self
+            .agenda
+            .values()
+            .map(|(_, arrival)| arrival.pdus())
+            .sum();
+        let mut left = 20_000 + 16 * planned;
+        while self.step(u64::MAX) {
+            left -= 1;
+            assert!(left > 0, "does not come to rest");
+            if self.agenda.is_empty() && !self.is_reading() {
+                break;
             }
         }
-        panic!("does not come to rest");
+        self.assert_rest();
+    }
+
+    /// Lets `milliseconds` pass.
+    pub fn pass(&mut self, milliseconds: u64) {
+        let end = self.now() + milliseconds;
+        while self.step(end) {}
+        self.advance(Time(end));
+    }
+
+    /// Probes that both sides have sent.
+    pub fn probes(&self) -> usize {
+        self.directions
+            .iter()
+            .map(|direction| direction.probes)
+            .sum()
+    }
+
+    fn is_reading(&self) -> bool {
+        self.sides.iter().any(|side| side.held > 0)
     }
 
     fn assert_rest(&mut self) {
@@ -265,7 +381,8 @@ impl Pair {
             // What goes without data pays for what comes with it. The last term
             // is for the turns that it takes to come to rest.
             let other = &self.directions[1 - index];
-            let most = 2 * (direction.data + other.data) + 4;
+            let probes = direction.probes + other.probes;
+            let most = 2 * (direction.data + other.data + probes) + 4;
             assert!(direction.empty <= most, "{} empty PDUs", direction.empty);
             assert_eq!(
                 peer.messages.len(),
@@ -279,245 +396,12 @@ impl Pair {
     }
 
     /// At rest, each side can still send, alone, in turn, and both together.
-    fn assert_live(&mut self) {
+    pub fn assert_live(&mut self) {
         for senders in [&[0][..], &[1], &[1], &[0], &[0, 1], &[0, 1]] {
             for side in senders {
                 self.send(*side, 0, pattern(5, *side), None);
             }
             self.run();
         }
-    }
-}
-
-const CALM: Delays = Delays {
-    wire: 1,
-    completion: 1,
-    read: 1,
-};
-
-fn established(parameters: [Parameters; 2]) -> Pair {
-    let mut pair = Pair::new(parameters, [CALM; 2], [16; 2], 1);
-    pair.run();
-    for side in &pair.sides {
-        assert!(matches!(side.events[..], [Event::Established(_)]));
-    }
-    pair
-}
-
-/// Traffic as SMB has it: requests, large answers, large writes.
-fn exchange(pair: &mut Pair, largest: usize) {
-    for round in 0..30 {
-        let size = |of: usize| (of * (round + 1) / 30).clamp(80, largest);
-        pair.send(0, 10 * round as u64, pattern(size(largest), round), None);
-        pair.send(
-            1,
-            10 * round as u64 + 5,
-            pattern(size(largest / 2), round),
-            Some(round as u32),
-        );
-    }
-    pair.run();
-    pair.assert_live();
-}
-
-#[test]
-fn linux_client_and_linux_server() {
-    let mut pair = established([linux_client(), linux_server()]);
-    let negotiated = pair.sides[0].connection.negotiated().unwrap();
-    assert_eq!(negotiated.max_send_size, 1364);
-    assert_eq!(negotiated.max_fragmented_send_size, 173_910);
-    exchange(&mut pair, 173_910);
-}
-
-#[test]
-fn windows_client_and_this_driver() {
-    let mut pair = established([windows(), Parameters::default()]);
-    let negotiated = pair.sides[1].connection.negotiated().unwrap();
-    assert_eq!(negotiated.max_send_size, 1364);
-    assert_eq!(negotiated.receive_credit_target, 64);
-    exchange(&mut pair, 1_048_576);
-}
-
-#[test]
-fn this_driver_and_windows_server() {
-    let mut pair = established([Parameters::default(), windows()]);
-    exchange(&mut pair, 1_048_576);
-}
-
-#[test]
-fn windows_client_and_linux_server() {
-    let mut pair = established([windows(), linux_server()]);
-    exchange(&mut pair, 173_910);
-}
-
-#[test]
-fn least_of_everything() {
-    let least = Parameters {
-        receive_credit_max: 1,
-        send_credit_target: 1,
-        max_send_size: 128,
-        max_receive_size: 128,
-        max_fragmented_recv_size: 131_072,
-        ..Parameters::default()
-    };
-    let mut pair = established([least, least]);
-    exchange(&mut pair, 20_000);
-}
-
-#[test]
-fn every_small_credit_target_against_every_other() {
-    for active in 1..=9 {
-        for passive in 1..=9 {
-            let parameters = |receive_credit_max, send_credit_target| Parameters {
-                receive_credit_max,
-                send_credit_target,
-                ..Parameters::default()
-            };
-            for (first, second) in [(9, 9), (active, passive)] {
-                let mut pair =
-                    established([parameters(first, passive), parameters(second, active)]);
-                pair.assert_live();
-                exchange(&mut pair, 30_000);
-            }
-        }
-    }
-}
-
-#[test]
-fn spare_receive_can_be_missing_unless_targets_are_tiny() {
-    for active in [4, 5, 8, 64, 255] {
-        for passive in [4, 5, 8, 64, 255] {
-            let parameters = |receive_credit_max, send_credit_target| Parameters {
-                receive_credit_max,
-                send_credit_target,
-                ..Parameters::default()
-            };
-            let parameters = [parameters(active, passive), parameters(passive, active)];
-            let mut pair = Pair::new(parameters, [CALM; 2], [16; 2], 1);
-            pair.sides[0].receives = active.into();
-            pair.sides[1].receives = passive.into();
-            pair.run();
-            pair.assert_live();
-            exchange(&mut pair, 30_000);
-        }
-    }
-}
-
-#[test]
-fn idle_pair_lives_on_probes_alone() {
-    let mut pair = established([linux_client(), windows()]);
-    let start = pair.now();
-    let mut probes = 0;
-    loop {
-        // The agenda first, then whoever's timer is next.
-        while let Some((&(at, _), _)) = pair.agenda.first_key_value() {
-            let next = [0, 1].map(|side| pair.sides[side].connection.poll_timeout().unwrap().0);
-            if at > next[0].min(next[1]) {
-                break;
-            }
-            let (side, pdu) = match &pair.agenda.first_key_value().unwrap().1 {
-                (side, Arrival::Pdu(pdu, _)) => (*side, pdu.clone()),
-                _ => (0, Vec::new()),
-            };
-            if pdu.is_empty() {
-                pair.step();
-            } else {
-                pair.agenda.pop_first();
-                pair.sides.iter_mut().for_each(|side| side.now = Time(at));
-                pair.sides[side].receive(&pdu);
-                probes += u32::from(u16_at(&pdu, 4));
-            }
-            send_all(&mut pair);
-        }
-        let due = [0, 1].map(|side| pair.sides[side].connection.poll_timeout().unwrap());
-        let (side, at) = if due[0] <= due[1] {
-            (0, due[0])
-        } else {
-            (1, due[1])
-        };
-        if at.0 > start + 3_600_000 {
-            break;
-        }
-        pair.sides
-            .iter_mut()
-            .for_each(|side| side.now = side.now.max(at));
-        pair.sides[side].connection.handle_timeout(at);
-        pair.sides[side].drive();
-        send_all(&mut pair);
-    }
-    for side in &pair.sides {
-        side.assert_alive("after an hour");
-    }
-    assert!((29..=60).contains(&probes), "{probes} probes in an hour");
-}
-
-/// Puts on the wire what both sides sent, without the rules that hold while no
-/// timer runs.
-fn send_all(pair: &mut Pair) {
-    for index in 0..2 {
-        for (pdu, _) in std::mem::take(&mut pair.sides[index].sent) {
-            assert_eq!(pdu.len(), 20);
-            let at = pair.now() + 1;
-            pair.schedule(at, 1 - index, Arrival::Pdu(pdu, None));
-            pair.sides[index].slots += 1;
-            let now = pair.sides[index].now;
-            pair.sides[index].connection.handle_sent(now);
-        }
-    }
-}
-
-fn any_parameters() -> impl Strategy<Value = Parameters> {
-    let credits = || prop_oneof![1..=4u16, 1..=64u16, Just(255u16)];
-    let size = || prop_oneof![Just(128u32), 128..=8192u32, Just(1364u32)];
-    (credits(), credits(), size(), size(), 131_072..=300_000u32).prop_map(
-        |(receive_credit_max, send_credit_target, max_send_size, max_receive_size, fragmented)| {
-            Parameters {
-                receive_credit_max,
-                send_credit_target,
-                max_send_size,
-                max_receive_size,
-                max_fragmented_recv_size: fragmented,
-                ..Parameters::default()
-            }
-        },
-    )
-}
-
-fn any_delays() -> impl Strategy<Value = Delays> {
-    (0..20u64, 0..40u64, prop_oneof![0..5u64, 0..1000u64]).prop_map(|(wire, completion, read)| {
-        Delays {
-            wire,
-            completion,
-            read,
-        }
-    })
-}
-
-/// Sender, when, length, token.
-type Planned = (usize, u64, usize, Option<u32>);
-
-fn any_message() -> impl Strategy<Value = Planned> {
-    let length = prop_oneof![4 => 1..=300usize, 3 => 1..=20_000usize, 1 => 100_000..=131_072usize];
-    (0..2usize, 0..500u64, length, any::<Option<u32>>())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 100, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_two_sides_exchange_any_messages(
-        active in any_parameters(),
-        passive in any_parameters(),
-        delays in [any_delays(), any_delays()],
-        slots in [1..=9u32, 1..=9u32],
-        messages in prop::collection::vec(any_message(), 0..12),
-        seed in any::<u64>(),
-    ) {
-        let mut pair = Pair::new([active, passive], delays, slots, seed);
-        for (index, (side, after, length, token)) in messages.into_iter().enumerate() {
-            pair.send(side, after, pattern(length, index), token);
-        }
-        pair.run();
-        pair.assert_live();
     }
 }

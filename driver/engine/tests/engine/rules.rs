@@ -108,7 +108,7 @@ fn p4_peer_that_disconnects_first() {
 }
 
 #[test]
-fn p5_no_credits_requested() {
+fn p5_trap_34_no_credits_requested() {
     ends_unanswered(requested(|pdu| pdu[6..8].fill(0)), Reason::RequestCredits);
     // Checked before P6 and P7.
     ends_unanswered(requested(|pdu| pdu[6..].fill(0)), Reason::RequestCredits);
@@ -190,7 +190,7 @@ fn a4_response_status() {
 }
 
 #[test]
-fn a5_response_credits() {
+fn a5_trap_34_response_credits() {
     ends_unanswered(responded(|pdu| pdu[8..10].fill(0)), Reason::ResponseCredits);
     ends_unanswered(
         responded(|pdu| pdu[10..12].fill(0)),
@@ -243,7 +243,7 @@ fn d1_transfer_too_short() {
 }
 
 #[test]
-fn d2_no_credits_requested() {
+fn d2_trap_34_no_credits_requested() {
     ends_unanswered(
         transferred(|pdu| pdu[0..2].fill(0)),
         Reason::TransferCredits,
@@ -267,7 +267,7 @@ fn d3_data_not_aligned() {
 }
 
 #[test]
-fn d4_data_beyond_the_pdu() {
+fn d4_trap_36_data_beyond_the_pdu() {
     ends_unanswered(transferred(|pdu| pdu[16] = 65), Reason::TransferBounds);
     ends_unanswered(transferred(|pdu| pdu[12] = 32), Reason::TransferBounds);
     // Sums that wrap in 32 bits.
@@ -286,7 +286,7 @@ fn d4_data_beyond_the_pdu() {
 }
 
 #[test]
-fn d5_message_too_large() {
+fn d5_trap_36_message_too_large() {
     let remaining =
         |bytes: u32| transferred(move |pdu| pdu[8..12].copy_from_slice(&bytes.to_le_bytes()));
     ends_unanswered(remaining(1_048_576 - 63), Reason::TransferMessageSize);

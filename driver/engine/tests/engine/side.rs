@@ -95,6 +95,9 @@ pub const LINUX_RESPONSE: &str = "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 0
 pub const REFUSAL: &str = "00 01 00 01 00 00 00 00 00 00 00 00 BB 00 00 C0 \
      00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00";
 
+/// A keepalive (D02).
+pub const PROBE: &str = "FF 00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00";
+
 /// A driver around one [`Connection`], without a wire.
 pub struct Side {
     pub connection: Connection,
@@ -125,8 +128,11 @@ pub struct Side {
 }
 
 impl Side {
+    /// When it begins.
+    pub const START: Time = Time(1_000_000);
+
     pub fn new(role: Role, parameters: &Parameters) -> Side {
-        let now = Time(1_000_000);
+        let now = Side::START;
         Side {
             connection: Connection::new(role, parameters, now),
             now,
@@ -184,6 +190,24 @@ impl Side {
             ..linux_server()
         };
         Side::accepted(&parameters, &hex(LINUX_REQUEST))
+    }
+
+    /// The same from the other role: an active side whose only send credit went
+    /// into the PDU that grants the peer its first.
+    pub fn connected() -> Side {
+        let parameters = Parameters {
+            max_fragmented_recv_size: 1_048_576,
+            ..linux_client()
+        };
+        let mut response = hex(LINUX_RESPONSE);
+        response[10..12].copy_from_slice(&[1, 0]);
+        let mut side = Side::active(&parameters);
+        side.receive(&response);
+        assert!(matches!(side.events[..], [Event::Established(_)]));
+        assert_eq!(side.connection.send_credits(), 0);
+        side.sent.clear();
+        side.events.clear();
+        side
     }
 
     /// Does everything the connection wants done.

@@ -14,7 +14,7 @@ fn with_credits(credits: u16) -> Side {
 }
 
 #[test]
-fn negotiation_timers_differ_by_role() {
+fn timer_negotiation_differs_by_role() {
     let side = Side::new(Role::Passive, &linux_server());
     assert_eq!(side.connection.poll_timeout(), Some(side.now.after(5_000)));
     let side = Side::new(Role::Active, &linux_server());
@@ -25,7 +25,7 @@ fn negotiation_timers_differ_by_role() {
 }
 
 #[test]
-fn establishment_does_not_restart_the_negotiation_timer() {
+fn timer_trap_10_negotiation_runs_from_the_connect_request() {
     let mut side = Side::new(Role::Passive, &linux_server());
     side.pass(4_000);
     side.connection.handle_established(side.now);
@@ -34,7 +34,7 @@ fn establishment_does_not_restart_the_negotiation_timer() {
 }
 
 #[test]
-fn request_ends_the_passive_wait() {
+fn timer_request_ends_the_passive_wait() {
     let mut side = Side::passive(&linux_server());
     side.receive(&hex(LINUX_REQUEST));
     assert_eq!(
@@ -53,7 +53,7 @@ fn request_ends_the_passive_wait() {
 }
 
 #[test]
-fn failure_response_that_never_completes() {
+fn timer_failure_response_that_never_completes() {
     let mut side = Side::passive(&linux_server());
     side.completes = false;
     side.receive(&hex(LINUX_REQUEST));
@@ -66,7 +66,7 @@ fn failure_response_that_never_completes() {
 }
 
 #[test]
-fn keepalive_interval_is_the_accepting_side_s() {
+fn timer_keepalive_interval_is_the_accepting_side_s() {
     let parameters = Parameters {
         keepalive_interval_ms: 2_000,
         ..linux_server()
@@ -80,7 +80,7 @@ fn keepalive_interval_is_the_accepting_side_s() {
 }
 
 #[test]
-fn every_receive_restarts_the_idle_timer() {
+fn timer_idle_restarts_at_every_receive() {
     let mut side = with_credits(5);
     let pdus = [
         transfer(255, 0, 0, 0, &[]),
@@ -99,7 +99,7 @@ fn every_receive_restarts_the_idle_timer() {
 }
 
 #[test]
-fn sending_does_not_restart_the_idle_timer() {
+fn timer_idle_does_not_restart_at_sending() {
     let mut side = with_credits(5);
     let due = side.connection.poll_timeout();
     side.pass(100_000);
@@ -111,7 +111,7 @@ fn sending_does_not_restart_the_idle_timer() {
 }
 
 #[test]
-fn reading_does_not_restart_the_idle_timer() {
+fn timer_idle_does_not_restart_at_reading() {
     let mut side = Side::established();
     side.reads = false;
     side.receive(&transfer(255, 5, 0, 0, &[1; 8]));
@@ -122,7 +122,7 @@ fn reading_does_not_restart_the_idle_timer() {
 }
 
 #[test]
-fn early_timeout_is_harmless() {
+fn timer_early_timeout_is_harmless() {
     let mut side = with_credits(5);
     let due = side.connection.poll_timeout();
     side.connection.handle_timeout(side.now);
@@ -132,7 +132,7 @@ fn early_timeout_is_harmless() {
 }
 
 #[test]
-fn probe_without_credits_ends_the_same_way() {
+fn timer_probe_without_credits_ends_the_same_way() {
     // A peer that never grants: two minutes and five seconds.
     let mut side = Side::established();
     side.pass(124_999);
@@ -143,7 +143,7 @@ fn probe_without_credits_ends_the_same_way() {
 }
 
 #[test]
-fn probe_rides_on_a_message() {
+fn timer_probe_rides_on_a_message() {
     // No slot is free when the timer expires, and then a message waits.
     let mut side = with_credits(50);
     side.slots = 0;
@@ -157,7 +157,7 @@ fn probe_rides_on_a_message() {
 }
 
 #[test]
-fn late_probe_gets_its_five_seconds() {
+fn timer_late_probe_gets_its_five_seconds() {
     let mut side = with_credits(50);
     side.completes = false;
     side.slots = 1;
@@ -176,7 +176,7 @@ fn late_probe_gets_its_five_seconds() {
 }
 
 #[test]
-fn anything_answers_a_probe() {
+fn timer_anything_answers_a_probe() {
     let mut side = with_credits(50);
     side.pass(120_000);
     side.pass(4_000);
@@ -186,7 +186,7 @@ fn anything_answers_a_probe() {
 }
 
 #[test]
-fn answer_to_a_probe_asks_for_nothing_while_a_probe_is_out() {
+fn timer_trap_6_answer_to_a_probe_asks_for_nothing_while_a_probe_is_out() {
     // Both sides' timers expire together.
     let mut side = with_credits(50);
     side.pass(120_000);
@@ -198,7 +198,7 @@ fn answer_to_a_probe_asks_for_nothing_while_a_probe_is_out() {
 }
 
 #[test]
-fn stopped_reader_is_not_the_peer_s_fault() {
+fn timer_stopped_reader_is_not_the_peer_s_fault() {
     let mut side = Side::established();
     side.reads = false;
     while side.connection.receive_credits() > 0 {
@@ -223,7 +223,7 @@ fn stopped_reader_is_not_the_peer_s_fault() {
 }
 
 #[test]
-fn slow_reader_s_peer_that_still_holds_credits_is_probed() {
+fn timer_slow_reader_s_peer_that_still_holds_credits_is_probed() {
     let mut side = Side::established();
     side.reads = false;
     while side.connection.receive_credits() > 1 {
@@ -237,7 +237,7 @@ fn slow_reader_s_peer_that_still_holds_credits_is_probed() {
 }
 
 #[test]
-fn peer_that_cut_itself_off_is_not_waited_for() {
+fn timer_peer_that_cut_itself_off_is_not_waited_for() {
     // It spent its last credit without granting one: we have receives for it and
     // no credit to tell it so.
     let mut side = Side::established();

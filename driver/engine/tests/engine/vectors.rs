@@ -4,7 +4,7 @@
 //! names are those of the tables they come from.
 
 use crate::side::*;
-use usmbd_engine::{Event, Parameters, Reason, Received, State};
+use usmbd_engine::{Event, Reason, Received, State};
 
 /// What an acceptor makes of a Negotiate Request.
 enum Answer {
@@ -32,6 +32,20 @@ const REQUESTS: &[(&str, &str, usize, Answer)] = &[
     ("N17 no credits", "00 01 00 01 00 00 00 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Terminate(Reason::RequestCredits)),
     ("N18 MaxReceiveSize 127", "00 01 00 01 00 00 FF 00 54 05 00 00 7F 00 00 00 56 A7 02 00", 0, Answer::Terminate(Reason::RequestReceiveSize)),
     ("N19 MaxFragmentedSize 131071", "00 01 00 01 00 00 FF 00 54 05 00 00 54 05 00 00 FF FF 01 00", 0, Answer::Terminate(Reason::RequestFragmentedSize)),
+    // More of the kind.
+    ("every version", "00 00 FF FF 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Accept(1364, 1364, 255)),
+    ("up to version 1.0", "00 00 00 01 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Accept(1364, 1364, 255)),
+    ("version 1.1 alone", "01 01 01 01 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Refuse),
+    ("version 0.255 alone", "FF 00 FF 00 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Refuse),
+    ("MinVersion above MaxVersion", "00 02 00 00 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Refuse),
+    ("wrong version, padded", "00 02 00 03 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", 492, Answer::Refuse),
+    ("more than Windows takes", "00 01 00 01 00 00 FF 00 C9 1F 00 00 54 05 00 00 56 A7 02 00", 0, Answer::Accept(1364, 1364, 255)),
+    ("least sizes, most credits", "00 01 00 01 00 00 FF FF 00 00 00 00 80 00 00 00 00 00 02 00", 0, Answer::Accept(128, 128, 255)),
+    ("one byte more than there is", "00 01 00 01 00 00 FE 00 54 05 00 00 54 05 00 00 56 A7 02 00", 1, Answer::Accept(1364, 1364, 254)),
+    ("nothing", "", 0, Answer::Terminate(Reason::RequestTooShort)),
+    ("too short and wrong version", "00 02 00 03", 0, Answer::Terminate(Reason::RequestTooShort)),
+    ("MaxReceiveSize 0", "00 01 00 01 00 00 FF 00 54 05 00 00 00 00 00 00 56 A7 02 00", 0, Answer::Terminate(Reason::RequestReceiveSize)),
+    ("MaxFragmentedSize 0", "00 01 00 01 00 00 FF 00 54 05 00 00 54 05 00 00 00 00 00 00", 0, Answer::Terminate(Reason::RequestFragmentedSize)),
 ];
 
 #[test]
@@ -104,6 +118,20 @@ const RESPONSES: &[(&str, &str, Outcome)] = &[
     ("R10 CreditsRequested 0", "00 01 00 01 00 01 00 00 00 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Err(Reason::ResponseCredits)),
     ("R11 MaxReceiveSize 127", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 7F 00 00 00 56 A7 02 00", Err(Reason::ResponseSizes)),
     ("R12 MaxFragmentedSize 131071", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 FF FF 01 00", Err(Reason::ResponseSizes)),
+    // More of the kind.
+    ("PreferredSendSize 1365", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 55 05 00 00 54 05 00 00 56 A7 02 00", Err(Reason::ResponsePreferredSendSize)),
+    ("PreferredSendSize 0xFFFFFFFF", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 FF FF FF FF 54 05 00 00 56 A7 02 00", Err(Reason::ResponsePreferredSendSize)),
+    ("PreferredSendSize 127", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 7F 00 00 00 54 05 00 00 56 A7 02 00", Ok((1364, 128, 255))),
+    ("MaxReceiveSize 8192", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 00 20 00 00 00 00 10 00", Ok((1364, 1364, 255))),
+    ("one credit each", "00 01 00 01 00 01 00 00 01 00 01 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Ok((1364, 1364, 1))),
+    ("all the credits there are", "00 01 00 01 00 01 00 00 FF FF FF FF 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Ok((1364, 1364, 65535))),
+    ("versions and Reserved are not looked at", "00 00 00 00 00 01 FF FF FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Ok((1364, 1364, 255))),
+    ("bytes behind it", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00 AA AA AA", Ok((1364, 1364, 255))),
+    ("MaxReadWriteSize 0", "00 01 00 01 00 01 00 00 FF 00 FF 00 00 00 00 00 00 00 00 00 54 05 00 00 54 05 00 00 56 A7 02 00", Ok((1364, 1364, 255))),
+    ("NegotiatedVersion 2.0", "00 01 00 01 00 02 00 00 FF 00 FF 00 00 00 00 00 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Err(Reason::ResponseVersion)),
+    ("a warning as Status", "00 01 00 01 00 01 00 00 FF 00 FF 00 05 00 00 80 00 00 80 00 54 05 00 00 54 05 00 00 56 A7 02 00", Err(Reason::ResponseStatus)),
+    ("a request instead", "00 01 00 01 00 00 FF 00 54 05 00 00 54 05 00 00 56 A7 02 00", Err(Reason::ResponseTooShort)),
+    ("nothing", "", Err(Reason::ResponseTooShort)),
 ];
 
 #[test]
@@ -152,7 +180,7 @@ enum Verdict {
 #[rustfmt::skip]
 const TRANSFERS: &[(&str, &str, usize, Verdict)] = &[
     ("D01 empty, grants 10", "FF 00 0A 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(10)),
-    ("D02 keepalive", "FF 00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(0)),
+    ("D02 keepalive", PROBE, 0, Verdict::Empty(0)),
     ("D03 keepalive answer", "FF 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(1)),
     ("D04 padded to 24", "FF 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(1)),
     ("D05 64 bytes", "FF 00 01 00 00 00 00 00 00 00 00 00 18 00 00 00 40 00 00 00 00 00 00 00", 64, Verdict::Deliver(1, 24, 64)),
@@ -175,12 +203,41 @@ const TRANSFERS: &[(&str, &str, usize, Verdict)] = &[
     ("D25 sum beyond the limit", "FF 00 00 00 00 00 00 00 C5 FA 0F 00 18 00 00 00 3C 05 00 00 00 00 00 00", 1340, Verdict::Terminate(Reason::TransferMessageSize)),
     ("D27 DataOffset 0 with data", "FF 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 40 00 00 00", 64, Verdict::Terminate(Reason::DataInHeader)),
     ("D28 DataOffset 16 with data", "FF 00 00 00 00 00 00 00 00 00 00 00 10 00 00 00 40 00 00 00", 64, Verdict::Terminate(Reason::DataInHeader)),
+    // More of the kind.
+    ("empty with DataOffset 8", "FF 00 01 00 00 00 00 00 00 00 00 00 08 00 00 00 00 00 00 00", 0, Verdict::Empty(1)),
+    ("empty with DataOffset 24 in 24 bytes", "FF 00 01 00 00 00 00 00 00 00 00 00 18 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(1)),
+    ("empty, as large as can be", "FF 00 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 1344, Verdict::Empty(1)),
+    ("all Flags, a probe among them", "FF 00 00 00 FF FF FF FF 00 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Empty(0)),
+    ("one byte", "01 00 01 00 00 00 00 00 00 00 00 00 18 00 00 00 01 00 00 00 00 00 00 00", 1, Verdict::Deliver(1, 24, 1)),
+    ("one byte, at the end of the PDU", "FF 00 01 00 00 00 00 00 00 00 00 00 50 05 00 00 01 00 00 00", 1341, Verdict::Deliver(1, 1360, 1)),
+    ("padding is not looked at", "FF 00 01 00 00 00 00 00 00 00 00 00 18 00 00 00 04 00 00 00 FF FF FF FF", 4, Verdict::Deliver(1, 24, 4)),
+    ("data and a probe", "FF 00 00 00 01 00 00 00 00 00 00 00 18 00 00 00 04 00 00 00 00 00 00 00", 4, Verdict::Deliver(0, 24, 4)),
+    ("nothing", "", 0, Verdict::Terminate(Reason::TransferTooShort)),
+    ("one byte too many", "FF 00 00 00 00 00 00 00 00 00 00 00 18 00 00 00 3C 05 00 00 00 00 00 00", 1341, Verdict::Terminate(Reason::ReceiveTooLong)),
+    ("DataOffset 8 with data", "FF 00 00 00 00 00 00 00 00 00 00 00 08 00 00 00 08 00 00 00", 64, Verdict::Terminate(Reason::DataInHeader)),
+    ("DataOffset 0xFFFFFFF8", "FF 00 00 00 00 00 00 00 00 00 00 00 F8 FF FF FF 08 00 00 00 00 00 00 00", 64, Verdict::Terminate(Reason::TransferBounds)),
+    ("offset and length wrap to 24", "FF 00 00 00 00 00 00 00 00 00 00 00 F8 FF FF FF 20 00 00 00 00 00 00 00", 64, Verdict::Terminate(Reason::TransferBounds)),
+    ("Remaining 0xFFFFFFFF without data", "FF 00 00 00 00 00 00 00 FF FF FF FF 18 00 00 00 00 00 00 00 00 00 00 00", 0, Verdict::Terminate(Reason::TransferMessageSize)),
+    ("length and Remaining wrap to 0", "FF 00 00 00 00 00 00 00 C0 FF FF FF 18 00 00 00 40 00 00 00 00 00 00 00", 64, Verdict::Terminate(Reason::TransferMessageSize)),
+    ("CreditsRequested 0 comes first", "00 00 00 00 00 00 00 00 FF FF FF FF 17 00 00 00 FF FF FF FF 00 00 00 00", 64, Verdict::Terminate(Reason::TransferCredits)),
+    ("alignment comes before bounds", "FF 00 00 00 00 00 00 00 FF FF FF FF 17 00 00 00 FF FF FF FF 00 00 00 00", 64, Verdict::Terminate(Reason::TransferAlignment)),
+    ("bounds come before the message's size", "FF 00 00 00 00 00 00 00 FF FF FF FF 18 00 00 00 FF FF FF FF 00 00 00 00", 64, Verdict::Terminate(Reason::TransferBounds)),
 ];
+
+type Established = fn() -> Side;
+
+/// An established side of each role without a send credit.
+const ROLES: [(&str, Established); 2] =
+    [("passive", Side::established), ("active", Side::connected)];
 
 #[test]
 fn d01_to_d28_data_transfers() {
-    for (name, bytes, payload_length, verdict) in TRANSFERS {
-        let mut side = Side::established();
+    for ((role, established), (name, bytes, payload_length, verdict)) in ROLES
+        .into_iter()
+        .flat_map(|role| TRANSFERS.iter().map(move |vector| (role, vector)))
+    {
+        let name = &format!("{role}: {name}");
+        let mut side = established();
         let mut pdu = hex(bytes);
         pdu.extend(pattern(*payload_length, 5));
         side.receive(&pdu);
@@ -217,7 +274,7 @@ fn d01_to_d28_data_transfers() {
 #[test]
 fn d02_is_answered_once_there_is_a_credit() {
     let mut side = Side::established();
-    side.receive(&hex(TRANSFERS[1].1));
+    side.receive(&hex(PROBE));
     assert_eq!(side.sent, [], "no credit to answer with");
     side.receive(&transfer(255, 2, 0, 0, &[]));
     let sent = side.take_sent();
@@ -230,7 +287,9 @@ fn d02_is_answered_once_there_is_a_credit() {
 fn d13_caps_the_target() {
     let mut side = Side::established();
     let posted = side.posted;
-    side.receive(&hex(TRANSFERS[11].1));
+    side.receive(&hex(
+        "FF FF 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00",
+    ));
     assert_eq!(side.posted, posted, "no receive beyond ReceiveCreditMax");
     side.receive(&transfer(65535, 2, 1, 0, &[]));
     assert_eq!(side.connection.receive_credits(), 255);
@@ -269,12 +328,25 @@ const SEQUENCES: &[Sequence] = &[
     ("empty PDU at first", &[(0, 0), (0, 300)], Ok(&[300])),
     ("middle fragment with another Remaining", &[(2000, 1000), (1500, 1000), (0, 1000)], Ok(&[3000])),
     ("cut short by an empty last fragment that has data to come", &[(1000, 1000), (7, 1000)], Err(Reason::ReassemblyRestarted)),
+    ("all of it came, and it goes on", &[(1000, 1000), (1000, 1000)], Err(Reason::ReassemblyRestarted)),
+    ("more to come than we reassemble", &[(1000, 1000), (1_048_000, 10)], Err(Reason::ReassemblyTooLong)),
+    ("as much to come as we reassemble", &[(1000, 1000), (1_047_566, 10), (0, 990)], Ok(&[2000])),
+    ("more to come than anybody reassembles", &[(1000, 1000), (1_048_576, 1)], Err(Reason::TransferMessageSize)),
+    ("a byte at a time", &[(3, 1), (2, 1), (1, 1), (0, 1)], Ok(&[4])),
+    ("an empty fragment of an empty start", &[(2, 0), (2, 0), (0, 2)], Ok(&[2])),
+    ("empty PDUs around a message", &[(0, 0), (5, 5), (0, 0), (0, 0), (0, 5), (0, 0)], Ok(&[10])),
+    ("first too long after an empty start", &[(2, 0), (0, 3)], Err(Reason::FragmentTooLong)),
+    ("a message behind one", &[(5, 5), (0, 5), (7, 3), (0, 7)], Ok(&[10, 10])),
 ];
 
 #[test]
 fn q01_to_q11_sequences() {
-    for (name, transfers, outcome) in SEQUENCES {
-        let mut side = Side::established();
+    for ((role, established), (name, transfers, outcome)) in ROLES
+        .into_iter()
+        .flat_map(|role| SEQUENCES.iter().map(move |vector| (role, vector)))
+    {
+        let name = &format!("{role}: {name}");
+        let mut side = established();
         let mut bytes = Vec::new();
         for (index, (remaining, length)) in transfers.iter().enumerate() {
             assert!(side.disconnects.is_empty(), "{name}: ended early");
@@ -306,236 +378,5 @@ fn q01_to_q11_sequences() {
                 assert_eq!(side.messages, [], "{name}");
             }
         }
-    }
-}
-
-#[test]
-fn c01_acceptor_waits_for_its_first_credit() {
-    let mut side = Side::established();
-    side.send(pattern(10, 0));
-    assert_eq!(side.sent, []);
-    assert_eq!(side.connection.send_credits(), 0);
-    side.receive(&transfer(255, 1, 0, 0, &[]));
-    assert_eq!(side.sent.len(), 1);
-}
-
-#[test]
-fn c02_last_credit_is_kept_without_a_grant() {
-    let mut side = Side::established();
-    side.reads = false;
-    // The peer spends all it holds on a message that nobody reads; with its
-    // last credit it grants one, as it must.
-    drain_peer(&mut side);
-    assert_eq!(side.connection.send_credits(), 1);
-    side.sent.clear();
-    side.send(pattern(10, 0));
-    assert_eq!(side.sent, []);
-    assert_eq!(side.connection.send_credits(), 1);
-
-    // C03: and goes out with the next receives that are posted.
-    side.read(3);
-    let sent = side.take_sent();
-    assert_eq!(sent.len(), 1);
-    assert_eq!(u16_at(&sent[0], 2), 3, "CreditsGranted");
-    assert_eq!(side.connection.send_credits(), 0);
-}
-
-/// The peer sends until it holds no credit: unread data, one credit to us with
-/// the last.
-fn drain_peer(side: &mut Side) {
-    while side.connection.receive_credits() > 0 {
-        let last = side.connection.receive_credits() == 1;
-        side.receive(&transfer(255, u16::from(last), 0, 0, &[1; 8]));
-        side.assert_alive("drained");
-    }
-}
-
-#[test]
-fn c03_last_credit_goes_with_a_grant() {
-    let mut side = Side::established();
-    side.reads = false;
-    drain_peer(&mut side);
-    side.sent.clear();
-    side.read(3);
-    let sent = side.take_sent();
-    assert_eq!(
-        sent,
-        [transfer(255, 3, 0, 0, &[])],
-        "an empty PDU, nothing is queued"
-    );
-    assert_eq!(side.connection.send_credits(), 0);
-    assert_eq!(side.connection.receive_credits(), 3);
-}
-
-#[test]
-fn c04_peer_does_not_run_dry() {
-    let request = hex("00 01 00 01 00 00 0A 00 54 05 00 00 54 05 00 00 56 A7 02 00");
-    let mut side = Side::accepted(&linux_server(), &request);
-    assert_eq!(side.connection.receive_credits(), 10);
-    for sent in 1..=10 {
-        side.receive(&transfer(10, 1, 0, 0, &[1; 8]));
-        assert!(side.connection.receive_credits() > 0, "dry after {sent}");
-    }
-    let granted: u16 = side
-        .take_sent()
-        .iter()
-        .map(|pdu| {
-            assert_eq!(pdu.len(), 20);
-            u16_at(pdu, 2)
-        })
-        .sum();
-    assert!(granted >= 1);
-}
-
-#[test]
-fn c04_a_peer_on_its_last_credit_of_two_can_go_on() {
-    // It may not spend the last one without granting, and has granted all it has.
-    let request = hex("00 01 00 01 00 00 02 00 54 05 00 00 54 05 00 00 56 A7 02 00");
-    let mut side = Side::accepted(&linux_server(), &request);
-    assert_eq!(side.connection.receive_credits(), 2);
-    side.receive(&transfer(2, 2, 0, 0, &[1; 8]));
-    let sent = side.take_sent();
-    assert_eq!(sent.len(), 1);
-    assert_eq!(u16_at(&sent[0], 2), 1);
-    // Its empty answer is no reason for another.
-    side.receive(&transfer(2, 1, 0, 0, &[]));
-    assert!(side.take_sent().is_empty());
-}
-
-#[test]
-fn c07_credits_requested_are_capped() {
-    let mut side = Side::established();
-    side.receive(&transfer(65535, 20, 0, 0, &[]));
-    side.assert_alive("C07");
-    for _ in 0..20 {
-        side.receive(&transfer(65535, 1, 1, 0, &[]));
-        assert!(side.connection.receive_credits() <= 255);
-    }
-}
-
-#[test]
-fn c08_receive_without_a_credit() {
-    let mut side = Side::established();
-    side.reads = false;
-    drain_peer(&mut side);
-    assert_eq!(side.connection.receive_credits(), 0);
-    // Something is posted after all.
-    side.posted = 1;
-    side.receive(&transfer(255, 1, 0, 0, &[]));
-    side.assert_ended("C08", Reason::NoReceiveCredit);
-}
-
-#[test]
-fn c09_idle_for_two_minutes() {
-    let mut side = Side::established();
-    side.receive(&transfer(255, 5, 0, 0, &[]));
-    side.pass(119_999);
-    assert_eq!(side.sent, []);
-    side.pass(1);
-    let probe = side.take_sent();
-    assert_eq!(probe, [transfer(255, 1, 1, 0, &[])]);
-    // Answered: two minutes again.
-    side.pass(4_999);
-    side.receive(&transfer(255, 1, 0, 0, &[]));
-    side.pass(119_999);
-    assert_eq!(side.sent, []);
-    side.pass(1);
-    assert_eq!(side.take_sent().len(), 1);
-    // Not answered: five seconds.
-    side.pass(4_999);
-    side.assert_alive("C09");
-    side.pass(1);
-    side.assert_ended("C09", Reason::KeepaliveTimeout);
-}
-
-#[test]
-fn c10_keepalive_is_answered() {
-    let mut side = Side::established();
-    side.receive(&transfer(255, 5, 0, 0, &[]));
-    side.receive(&hex(TRANSFERS[1].1));
-    let answer = side.take_sent();
-    assert_eq!(answer.len(), 1);
-    assert_eq!(answer[0].len(), 20);
-    assert_eq!(u16_at(&answer[0], 4), 0, "Flags");
-    assert!(u16_at(&answer[0], 2) >= 1, "CreditsGranted");
-    assert_eq!(answer[0][8..], [0; 12]);
-}
-
-#[test]
-fn c10_keepalive_is_answered_with_a_grant_before_the_receive_is_back() {
-    // The caller may ask for actions before it has posted the receive again.
-    let mut side = Side::established();
-    side.receive(&transfer(255, 5, 0, 0, &[]));
-    let received = side
-        .connection
-        .handle_receive(&hex(TRANSFERS[1].1), None, side.now);
-    assert_eq!(received, Received::Repost);
-    side.drive();
-    assert!(u16_at(&side.take_sent()[0], 2) >= 1);
-}
-
-#[test]
-fn c11_silence_after_connecting() {
-    let mut side = Side::passive(&linux_server());
-    side.pass(4_999);
-    side.assert_alive("C11");
-    side.pass(1);
-    side.assert_ended("C11", Reason::PassiveTimeout);
-
-    let mut side = Side::passive(&linux_server());
-    side.pass(4_000);
-    side.receive(&hex(LINUX_REQUEST));
-    assert_eq!(side.events, [Event::NegotiateReceived]);
-}
-
-#[test]
-fn c13_answer_larger_than_the_peer_takes() {
-    use usmbd_engine::MessageError;
-    let request = hex("00 01 00 01 00 00 FF 00 54 05 00 00 54 05 00 00 00 00 02 00");
-    let mut side = Side::accepted(&Parameters::default(), &request);
-    side.receive(&transfer(255, 255, 0, 0, &[]));
-    assert_eq!(side.connection.check_message(131_072), Ok(()));
-    assert_eq!(
-        side.connection.check_message(131_073),
-        Err(MessageError::TooLong)
-    );
-    assert_eq!(
-        side.connection.check_message(200_000),
-        Err(MessageError::TooLong)
-    );
-    assert_eq!(side.connection.check_message(0), Err(MessageError::Empty));
-    side.assert_alive("C13");
-    // A caller that queues it all the same sends nothing of it.
-    side.sent.clear();
-    side.send(pattern(200_000, 0));
-    assert_eq!(side.sent, []);
-    side.assert_ended("C13", Reason::InvalidMessage);
-}
-
-#[test]
-fn c14_fragments_of_an_answer() {
-    let mut side = Side::established();
-    side.receive(&transfer(255, 100, 0, 0, &[]));
-    let message = pattern(10_000, 3);
-    side.send_invalidating(message.clone(), Some(0xABCD));
-    let expected = [
-        (8660, 1340),
-        (7320, 1340),
-        (5980, 1340),
-        (4640, 1340),
-        (3300, 1340),
-        (1960, 1340),
-        (620, 1340),
-        (0, 620),
-    ];
-    assert_eq!(side.sent.len(), expected.len());
-    let mut at = 0;
-    for ((pdu, invalidate), (remaining, length)) in side.sent.iter().zip(expected) {
-        let payload = &message[at..at + length];
-        let granted = u16_at(pdu, 2);
-        assert_eq!(*pdu, transfer(255, granted, 0, remaining, payload));
-        // The token on exactly one fragment, the last.
-        assert_eq!(*invalidate, (remaining == 0).then_some(0xABCD));
-        at += length;
     }
 }
