@@ -13,11 +13,12 @@ pub(crate) mod pending;
 pub(crate) mod plug;
 pub(crate) mod registry;
 mod ring;
+pub(crate) mod route;
 pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{Net, SocketAddr};
+use crate::verbs::{self, Net, SocketAddr};
 use connection::Connection;
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::fs::File;
@@ -26,7 +27,9 @@ use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 use listener::{ListenRequest, Listener};
+use route::{Claims, Template};
 use stats::STATISTICS;
+use usmbd_abi::command::MAX_TEMPLATES;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
 
@@ -50,6 +53,9 @@ pub(crate) struct Context {
     reading: Mutex<()>,
     #[pin]
     inner: SpinLock<Inner>,
+    /// Whose connections it wants.
+    #[pin]
+    claims: Claims,
     /// Bytes of lists that commands under way have in kernel memory.
     command_bytes: Atomic<usize>,
     /// The areas mapped through this context.
@@ -61,6 +67,7 @@ pub(crate) struct Context {
 
 struct Inner {
     parameters: Parameters,
+    templates: Templates,
     at_most_one: bool,
     connections: RBTree<u64, Arc<Connection>>,
     count: usize,
@@ -70,6 +77,9 @@ struct Inner {
     ended: Option<Reason>,
     closed: bool,
 }
+
+/// A context's negotiate templates, by their numbers.
+type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 
 /// What poll() asks.
 pub(crate) struct Readiness {
@@ -94,6 +104,7 @@ impl Context {
         let net = Net::of_current()?;
         let uid = file.cred().euid().into_uid_in_current_ns();
         let may_bind_low_port = net.opener_may_bind_low_port(file);
+        let claims = Claims::new(verbs::opener_uid(file), net.opener_is_admin(file));
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
@@ -104,6 +115,7 @@ impl Context {
                 reading <- new_mutex!((), "usmbd_reading"),
                 inner <- new_spinlock!(Inner {
                     parameters: Parameters::default(),
+                    templates: Templates::default(),
                     at_most_one: false,
                     connections: RBTree::new(),
                     count: 0,
@@ -112,6 +124,7 @@ impl Context {
                     ended: None,
                     closed: false,
                 }, "usmbd_context"),
+                claims <- claims,
                 command_bytes: Atomic::new(0),
                 area <- AreaSlot::new(uid),
                 status_page <- status_page,
@@ -125,6 +138,7 @@ impl Context {
     /// The last close: listeners end, connections live on for as long as they have something to
     /// send, events are dropped.
     pub(crate) fn close(&self) {
+        self.disclaim_all();
         let listeners = {
             let mut inner = self.inner.lock();
             inner.closed = true;
@@ -180,6 +194,21 @@ impl Context {
     /// Sets the parameters of connections accepted from now on.
     pub(crate) fn set_parameters(&self, parameters: Parameters) {
         self.inner.lock().parameters = parameters;
+    }
+
+    /// The negotiate templates, the one with the lowest number first.
+    fn templates(&self) -> Templates {
+        self.inner.lock().templates.clone()
+    }
+
+    /// Sets or clears one of the negotiate templates; `number` is below [`MAX_TEMPLATES`].
+    pub(crate) fn set_template(&self, number: u32, template: Option<Arc<Template>>) {
+        let mut template = template;
+        if let Some(place) = self.inner.lock().templates.get_mut(number as usize) {
+            core::mem::swap(place, &mut template);
+        }
+        // The old one is dropped here, unlocked.
+        drop(template);
     }
 
     pub(crate) fn at_most_one(&self) -> bool {
@@ -276,7 +305,7 @@ impl Context {
     /// # Errors
     ///
     /// `EACCES` if the port is privileged and the opener is not; `EMFILE` at the limit; `ENOMEM`;
-    /// `EAGAIN` if no event slot is free.
+    /// `EAGAIN` if no event slots are free.
     pub(crate) fn listen(self: &Arc<Self>, request: ListenRequest) -> Result {
         let low = request.port < FIRST_FREE_PORT || request.iwarp_port < FIRST_FREE_PORT;
         if low && !self.may_bind_low_port {
@@ -289,16 +318,22 @@ impl Context {
             number
         };
         let listener = Listener::new(self.clone(), listener, request)?;
+        // LISTENING, and LISTENER_CHANGED for as long as the listener lives.
         self.queue.reserve(1, SlotOf::Command)?;
-        if self
-            .inner
-            .lock()
-            .listeners
-            .push_within_capacity(listener.clone())
-            .is_err()
-        {
+        let reserved = self.queue.reserve(1, SlotOf::Connection).and_then(|()| {
+            let pushed = self
+                .inner
+                .lock()
+                .listeners
+                .push_within_capacity(listener.clone());
+            pushed.map_err(|_| {
+                self.queue.release(1, SlotOf::Connection);
+                EMFILE
+            })
+        });
+        if reserved.is_err() {
             self.queue.release(1, SlotOf::Command);
-            return Err(EMFILE);
+            return reserved;
         }
         listener.start();
         Ok(())

@@ -19,7 +19,7 @@ mod verbs;
 mod workqueue;
 
 use chardev::CharDevice;
-use context::{pending, registry, stats};
+use context::{listener, pending, registry, route, stats};
 use kernel::debugfs;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -49,11 +49,15 @@ static CLIENT_EVENTS: ClientEvents = ClientEvents {
     removing: device_removing,
 };
 
-/// Listeners follow devices by themselves (rdma_cm binds wildcard ids to new devices).
-fn device_added(_: &Arc<Device>) {}
+/// Listeners with an address listen on it; others need only tell (rdma_cm binds wildcard ids to new
+/// devices).
+fn device_added(_: &Arc<Device>) {
+    listener::devices_changed();
+}
 
 /// Returns when neither a connection nor a registered buffer is left on the device.
 fn device_removing(device: &Arc<Device>) {
+    listener::devices_changed();
     registry::remove_device(device);
     memory::remove_device(device);
 }
@@ -62,8 +66,10 @@ impl kernel::Module for Usmbd {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         // SAFETY: Init runs once, and before anything that uses them.
         unsafe {
+            listener::init();
             pending::init();
             registry::init();
+            route::init();
             memory::init();
         }
         let queue = Workqueue::create()?;

@@ -25,6 +25,7 @@ pub mod command;
 pub mod event;
 pub mod memory;
 pub mod record;
+pub mod smb2;
 pub mod status;
 
 /// The ABI's version: major in the upper half, minor in the lower.

@@ -80,6 +80,10 @@ numbers! {
         NoMemory = 8, "not enough memory";
         /// Nobody accepted it in time.
         NotAccepted = 9, "nobody accepted it in time";
+        /// DROP: an operator ended it.
+        Dropped = 10, "dropped by an operator";
+        /// Routing: its first messages were not NEGOTIATE, then SESSION_SETUP, or too long.
+        NotRoutable = 11, "its first messages are not those of an SMB client";
         /// 3.1.7.2: no Negotiate Request in time.
         NegotiationTimeout = 16, "no negotiation in time";
         /// 3.1.6.1: no PDU and no answer to the keepalive probe.

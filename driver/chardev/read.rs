@@ -4,7 +4,7 @@
 
 use crate::context::connection::Connection;
 use crate::context::dispatch::{self, PIECE_OVERHEAD};
-use crate::context::event_queue::{Event, EventQueue, SlotOf, View};
+use crate::context::event_queue::{Event, EventQueue, Place, SlotOf, View};
 use crate::context::Context;
 use crate::trace;
 use kernel::iov::IovIterDest;
@@ -95,7 +95,7 @@ fn take(
 fn outlook(queue: &EventQueue) -> (u32, u32) {
     let left = u32::try_from(queue.len()).unwrap_or(u32::MAX);
     let next = queue.look(|view| match view.head()? {
-        Event::Piece { .. } => {
+        Event::Piece { .. } | Event::HeldPiece { .. } => {
             let overhead = u32::try_from(PIECE_OVERHEAD).unwrap_or(u32::MAX);
             let stretch = Stretch::of(view, u32::MAX)?;
             padded(stretch.bytes)?.checked_add(overhead)
@@ -118,14 +118,7 @@ impl Stretch {
     /// The longest stretch from the head on that has `room` bytes at most; none if the head alone
     /// has more, or is no piece.
     fn of(view: View<'_>, room: u32) -> Option<Self> {
-        let Event::Piece {
-            connection,
-            piece: first,
-            ..
-        } = view.head()?
-        else {
-            return None;
-        };
+        let (connection, first) = view.head()?.piece()?;
         if first.payload_length > room {
             return None;
         }
@@ -138,12 +131,7 @@ impl Stretch {
         };
         let mut last = first.last;
         while !last {
-            let Some(Event::Piece {
-                connection: next,
-                piece,
-                ..
-            }) = view.get(stretch.pieces)
-            else {
+            let Some((next, piece)) = view.get(stretch.pieces).and_then(Event::piece) else {
                 break;
             };
             let Some(bytes) = stretch.bytes.checked_add(piece.payload_length) else {
@@ -167,7 +155,7 @@ fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> 
     let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
     let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
     let stretch = queue.look(|view| {
-        let is_piece = matches!(view.head(), Some(Event::Piece { .. }));
+        let is_piece = view.head().is_some_and(|head| head.piece().is_some());
         is_piece.then(|| Stretch::of(view, payload_room))
     });
     match stretch.ok_or(EAGAIN)? {
@@ -180,12 +168,7 @@ fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> 
 fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result {
     let queue = context.queue();
     let event = queue.pop().ok_or(EAGAIN)?;
-    let copied = match dispatch::encode(&event) {
-        Some(record) if record.bytes().len() <= dest.len() => {
-            copy(dest, record.bytes()).inspect(|()| trace(&record))
-        }
-        _ => Err(EMSGSIZE),
-    };
+    let copied = copy_record(dest, &event);
     match copied {
         Ok(()) => delivered(context, event),
         Err(_) => queue.put_back(event),
@@ -193,8 +176,22 @@ fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result {
     copied
 }
 
-/// Copies the payload of neighbouring pieces, once, from the receive buffers to the reader. They
-/// leave the queue when all is copied.
+/// Copies a record that stands alone, and what stands behind it.
+fn copy_record(dest: &mut IovIterDest<'_>, event: &Event) -> Result {
+    let record = dispatch::encode(event).ok_or(EMSGSIZE)?;
+    if record.header.length.get() as usize > dest.len() {
+        return Err(EMSGSIZE);
+    }
+    let tail = dispatch::tail(event);
+    copy(dest, record.bytes())?;
+    copy(dest, tail)?;
+    copy_padding(dest, tail.len())?;
+    trace(&record);
+    Ok(())
+}
+
+/// Copies the payload of neighbouring pieces, once, from where they stand to the reader. They leave
+/// the queue when all is copied.
 fn deliver_pieces(
     queue: &EventQueue,
     stretch: &Stretch,
@@ -212,19 +209,22 @@ fn deliver_pieces(
     .ok_or(EMSGSIZE)?;
     copy(dest, record.bytes())?;
     for position in 0..stretch.pieces {
-        let (receive, piece) = queue.piece(position).ok_or(EIO)?;
-        let bytes = buffers.bytes(receive, piece.payload_offset, piece.payload_length);
+        let (place, piece) = queue.piece(position).ok_or(EIO)?;
+        let bytes = match &place {
+            Place::Receive(receive) => {
+                buffers.bytes(*receive, piece.payload_offset, piece.payload_length)
+            }
+            Place::Held(held) => held.bytes(&piece),
+        };
         copy(dest, bytes.ok_or(EIO)?)?;
     }
-    let padding = padded(stretch.bytes)
-        .unwrap_or(stretch.bytes)
-        .saturating_sub(stretch.bytes);
-    copy(dest, [0u8; 8].get(..padding as usize).unwrap_or_default())?;
+    copy_padding(dest, stretch.bytes as usize)?;
     trace(&record);
     for _ in 0..stretch.pieces {
-        if let Some((receive, event)) = queue.pop_piece() {
-            returns.add(queue, connection, receive);
-            drop(event);
+        match queue.pop_piece() {
+            Some(Event::Piece { receive, .. }) => returns.add(queue, connection, receive),
+            Some(event) => queue.release(1, event.slot_of()),
+            None => {}
         }
     }
     Ok(())
@@ -272,6 +272,12 @@ fn copy(dest: &mut IovIterDest<'_>, bytes: &[u8]) -> Result {
     }
 }
 
+/// Copies the zeroes behind `length` bytes of payload.
+fn copy_padding(dest: &mut IovIterDest<'_>, length: usize) -> Result {
+    let padding = length.next_multiple_of(8).saturating_sub(length);
+    copy(dest, [0u8; 8].get(..padding).unwrap_or_default())
+}
+
 fn trace(record: &dispatch::Record) {
     trace::event(
         record.header.opcode.get(),
@@ -286,6 +292,7 @@ fn delivered(context: &Context, event: Event) {
     let slot_of = event.slot_of();
     let keeps_slot = match &event {
         Event::SendReady { connection } => connection.send_ready_read(),
+        Event::ListenerChanged { listener } => listener.notice_read(),
         Event::Disconnected {
             connection, reason, ..
         } => {

@@ -9,6 +9,7 @@
 
 mod link;
 mod receive;
+mod routing;
 mod send;
 mod serve;
 mod transfer;
@@ -34,12 +35,14 @@ use kernel::workqueue::{
 };
 use link::{Link, WorkRequestId};
 use receive::Receives;
+use routing::Routing;
 use send::SendQueue;
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
 use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
+pub(crate) use routing::{Client, Held};
 pub(crate) use send::SendRequest;
 pub(crate) use transfer::TransferRequest;
 
@@ -49,7 +52,8 @@ const TICKET_LIFE: u64 = 30_000;
 const LINGER: u64 = 5_000;
 /// Completions that one connection may have handled before the others have their turn.
 const BUDGET: usize = 64;
-/// Event slots of a connection besides its receives: ACCEPTED, SEND_READY, DISCONNECTED.
+/// Event slots of a connection besides its receives: ACCEPTED or CONNECTION_ROUTED, SEND_READY,
+/// DISCONNECTED.
 const OWN_SLOTS: usize = 3;
 /// RDMA reads that we post on the wire at once, at most; the peer and the device may allow fewer.
 const INITIATOR_DEPTH: u8 = 16;
@@ -80,6 +84,8 @@ pub(crate) struct Connection {
 enum Phase {
     /// Until a valid Negotiate Request is there.
     Negotiating,
+    /// The driver reads its first messages.
+    Routing,
     /// A ticket is out.
     Offered,
     /// A context has it.
@@ -99,6 +105,8 @@ struct CmNews {
     disconnected: bool,
     failed: bool,
     device_removed: bool,
+    /// Not the manager's: the listener was closed.
+    abandoned: bool,
 }
 
 struct State {
@@ -107,6 +115,12 @@ struct State {
     news: CmNews,
     /// Where it came from, until it is accepted or gone.
     listener: Option<Arc<Listener>>,
+    /// While its first messages are read.
+    routing: Option<KBox<Routing>>,
+    /// These messages, until somebody takes them.
+    held: Option<Arc<Held>>,
+    /// What they told.
+    client: Client,
     /// The context that has it.
     owner: Option<Arc<Context>>,
     /// The RDMA side; none before the CM handler is done and after the end.
@@ -122,7 +136,7 @@ struct State {
     disconnect_user_data: u64,
     /// Why it ended, where the engine cannot know.
     cause: Option<Reason>,
-    /// When the ticket, or the linger, runs out.
+    /// When the routing, the ticket, or the linger runs out.
     give_up_at: Option<Time>,
     /// When a transfer that waits for another connection's registration looks again.
     retry_at: Option<Time>,
@@ -143,8 +157,10 @@ struct State {
 pub(crate) struct Later {
     /// Its queue has new events.
     wake: Option<Arc<Context>>,
-    /// Mint a ticket and tell the listener.
-    offer: bool,
+    /// A valid Negotiate Request is there.
+    requested: bool,
+    /// A piece came that routing wants.
+    route: bool,
     /// End the RDMA connection and drain it.
     drain: Option<Arc<Link>>,
     /// Drained: free everything.
@@ -249,6 +265,9 @@ impl Connection {
             phase: Phase::Negotiating,
             news: CmNews::default(),
             listener: Some(listener.clone()),
+            routing: None,
+            held: None,
+            client: Client::default(),
             owner: None,
             link: None,
             receives: Receives::for_handshake(&device, capacity.receives)?,
@@ -318,7 +337,12 @@ impl Connection {
         self.state.lock().engine.negotiated()
     }
 
-    /// Whether it waits for ACCEPT on this listener.
+    /// What its first messages told, if the driver read them.
+    pub(crate) fn client(&self) -> Client {
+        self.state.lock().client
+    }
+
+    /// Whether it came to this listener, and nobody has accepted it.
     pub(crate) fn is_of(&self, listener: &Arc<Listener>) -> bool {
         let state = self.state.lock();
         matches!(&state.listener, Some(own) if Arc::ptr_eq(own, listener))
@@ -327,6 +351,12 @@ impl Connection {
     /// The device goes away: end it, whatever state it is in.
     pub(crate) fn device_removed(self: &Arc<Self>) {
         self.state.lock().news.device_removed = true;
+        self.enqueue();
+    }
+
+    /// Its listener was closed: ends it, unless it is accepted by then.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        self.state.lock().news.abandoned = true;
         self.enqueue();
     }
 
@@ -403,7 +433,9 @@ impl Connection {
                 break;
             };
             match event {
-                engine::Event::NegotiateReceived => later.offer = true,
+                engine::Event::NegotiateReceived => later.requested = true,
+                // Nobody has it yet.
+                engine::Event::Established(_) if state.phase == Phase::Routing => {}
                 engine::Event::Established(_) => self.tell_accepted(state, Status::Ok, later),
                 engine::Event::Disconnected(reason) => {
                     let cause = *state.cause.get_or_insert(dispatch::reason(reason));
@@ -481,8 +513,7 @@ impl Connection {
         }
         state.accepted = true;
         if status == Status::Ok {
-            self.publish_established(state);
-            STATISTICS.connections_accepted.add(1);
+            self.begin_serving(state);
         }
         let event = Event::Accepted {
             user_data: state.accept_user_data,
@@ -500,8 +531,11 @@ impl Connection {
         if let Some(context) = later.wake.take() {
             context.queue().wake();
         }
-        if later.offer {
-            self.offer();
+        if later.requested {
+            self.requested();
+        }
+        if later.route {
+            self.route();
         }
         if let Some(link) = later.drain.take() {
             // The work item's own turn handles the completions; nobody else starts a drain.
@@ -520,7 +554,7 @@ impl Connection {
 
     /// Drained: frees all that the device has of it, then tells the end.
     fn finish(self: &Arc<Self>) {
-        let (link, memory, listener, ticket) = {
+        let (link, memory, listener, ticket, messages) = {
             let mut state = self.state.lock();
             let memory = state.receives.retire();
             (
@@ -528,6 +562,7 @@ impl Connection {
                 memory,
                 state.listener.take(),
                 state.ticket.take(),
+                (state.routing.take(), state.held.take()),
             )
         };
         if let Some(ticket) = ticket {
@@ -540,6 +575,7 @@ impl Connection {
         // Waits for handlers that run; afterwards neither CM nor device knows us.
         drop(link);
         drop(memory);
+        drop(messages);
         registry::remove(self.number);
         let mut later = Later::default();
         let owner = {
@@ -589,6 +625,9 @@ impl State {
             self.engine
                 .handle_provider_error(engine::Reason::DeviceRemoved, now);
         }
+        if news.abandoned && self.listener.is_some() {
+            self.engine.disconnect(now);
+        }
         if news.failed {
             self.cause.get_or_insert(Reason::ConnectionLost);
             self.engine.handle_disconnected(now);
@@ -605,9 +644,12 @@ impl State {
         }
         if self.give_up_at.is_some_and(|at| at.0 <= now.0) {
             self.give_up_at = None;
-            if self.phase == Phase::Offered {
-                self.cause.get_or_insert(Reason::NotAccepted);
-            }
+            let cause = match self.phase {
+                Phase::Routing => Some(Reason::NotRoutable),
+                Phase::Offered => Some(Reason::NotAccepted),
+                _ => None,
+            };
+            self.cause = self.cause.or(cause);
             self.engine.disconnect(now);
         }
     }

@@ -7,7 +7,9 @@ use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
 use super::plug::Plug;
+use super::route::{Identity, Template};
 use super::Context;
+use crate::compat;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -75,6 +77,7 @@ pub(crate) fn command(
             address: address(&body.address),
             port: or_default(body.address.port.get(), DEFAULT_PORT),
             iwarp_port: or_default(body.iwarp_port.get(), DEFAULT_IWARP_PORT),
+            routes: body.mode.get() == command::MODE_ROUTE,
             backlog: or_default(body.backlog.get(), DEFAULT_BACKLOG),
         }),
         Command::CloseListener(body) => {
@@ -129,6 +132,20 @@ pub(crate) fn command(
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
             connection.disconnect_by_command(user_data)
         }
+        Command::SetNegotiateTemplate(body) => {
+            context.set_template(body.template.get(), template(body, tail)?);
+            Ok(())
+        }
+        Command::SetSessionId(body) => context.claim(Identity::SessionId(body.session_id.get())),
+        Command::ClearSessionId(body) => {
+            context.disclaim(Identity::SessionId(body.session_id.get()))
+        }
+        Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
+        Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
+        Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
+        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
+            Err(compat::EOPNOTSUPP)
+        }
     }
 }
 
@@ -162,6 +179,48 @@ fn transfer_command(
         context.queue().release(1, SlotOf::Command);
     }
     result
+}
+
+/// Reads the tail of SET_NEGOTIATE_TEMPLATE; none if it clears.
+fn template(
+    body: &command::SetNegotiateTemplate,
+    tail: &mut IovIterSource<'_>,
+) -> Result<Option<Arc<Template>>> {
+    let length = body.response_length.get() as usize;
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut presumptions = KVec::with_capacity(
+        usize::from(body.presumption_count.get()),
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    for _ in 0..body.presumption_count.get() {
+        let mut presumption = command::Presumption::default();
+        fetch(tail, presumption.as_mut_bytes())?;
+        if presumption.reserved.get() != 0 {
+            return Err(EINVAL);
+        }
+        presumptions.push(presumption, GFP_KERNEL_ACCOUNT)?;
+    }
+    let mut response = KVec::from_elem(0u8, length, GFP_KERNEL_ACCOUNT)?;
+    fetch(tail, &mut response)?;
+    let mut padding = [0u8; 8];
+    let padding = padding
+        .get_mut(..length.next_multiple_of(8).saturating_sub(length))
+        .ok_or(EINVAL)?;
+    fetch(tail, padding)?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Template::new(response, presumptions).map(Some)
+}
+
+fn fetch(tail: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
+    if tail.copy_from_iter(out) == out.len() {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
 }
 
 fn or_default(value: u16, default: u16) -> u16 {
@@ -298,7 +357,8 @@ pub(crate) fn reason(reason: engine::Reason) -> Reason {
 
 /// Whether a reason says that the peer broke the protocol, or fell silent where it may not.
 pub(crate) fn is_protocol_error(reason: Reason) -> bool {
-    reason == Reason::ReceiveLength || reason.number() >= Reason::NegotiationTimeout.number()
+    matches!(reason, Reason::ReceiveLength | Reason::NotRoutable)
+        || reason.number() >= Reason::NegotiationTimeout.number()
 }
 
 /// An event's record: header and body. A piece's payload follows it and stands elsewhere.
@@ -309,7 +369,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    const MAX: usize = 128;
+    const MAX: usize = 192;
 
     fn new<B: event::Body>(flags: u16, user_data: u64, body: &B, tail_length: u32) -> Option<Self> {
         let header = event::header::<B>(flags, user_data, tail_length)?;
@@ -358,12 +418,40 @@ pub(crate) fn encode_piece(
     Record::new(flags, 0, &body, payload_length)
 }
 
-/// Bytes of the record of an event other than a piece.
+/// Bytes of the record of an event other than a piece. Takes no lock: the event may stand in a
+/// queue that is locked.
 pub(crate) fn length(event: &Event) -> Option<u32> {
-    encode(event).map(|record| record.header.length.get())
+    let body = match event {
+        Event::HelloDone { .. } => size_of::<event::HelloDone>(),
+        Event::NopDone { .. } => size_of::<event::NopDone>(),
+        Event::MemoryParameters { .. } => size_of::<event::MemoryParameters>(),
+        Event::Listening { .. } => size_of::<event::Listening>(),
+        Event::ListenerClosed { .. } => size_of::<event::ListenerClosed>(),
+        Event::ListenerChanged { .. } => size_of::<event::ListenerChanged>(),
+        Event::ConnectionReady { .. } => size_of::<event::ConnectionReady>(),
+        Event::ConnectionRouted { .. } => size_of::<event::ConnectionRouted>(),
+        Event::Accepted { .. } => size_of::<event::Accepted>(),
+        Event::Piece { .. } | Event::HeldPiece { .. } => return None,
+        Event::NegotiateAnswered { .. } => size_of::<event::NegotiateAnswered>(),
+        Event::PduSent { .. } => size_of::<event::PduSent>(),
+        Event::RdmaComplete { .. } => size_of::<event::RdmaComplete>(),
+        Event::Disconnected { .. } => size_of::<event::Disconnected>(),
+        Event::SendReady { .. } => size_of::<event::SendReady>(),
+    };
+    let fixed = size_of::<Header>().checked_add(body)?;
+    let tail = tail(event).len().checked_next_multiple_of(8)?;
+    u32::try_from(fixed.checked_add(tail)?).ok()
 }
 
-/// Encodes an event other than a piece.
+/// What stands behind an event's fixed body, without padding; of pieces, nothing.
+pub(crate) fn tail(event: &Event) -> &[u8] {
+    match event {
+        Event::NegotiateAnswered { held, .. } => held.response(),
+        _ => &[],
+    }
+}
+
+/// Encodes an event other than a piece, up to where its tail begins.
 pub(crate) fn encode(event: &Event) -> Option<Record> {
     match event {
         Event::HelloDone {
@@ -411,11 +499,21 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
             };
             Record::new(0, *user_data, &body, 0)
         }
+        Event::ListenerChanged { listener } => {
+            let devices = listener.devices();
+            let body = event::ListenerChanged {
+                listener: listener.number().into(),
+                infiniband_devices: devices.infiniband.into(),
+                iwarp_devices: devices.iwarp.into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
         Event::ConnectionReady {
             connection,
             listener,
             ticket,
         } => {
+            let client = connection.client();
             let body = event::ConnectionReady {
                 listener: (*listener).into(),
                 fabric: fabric(connection.fabric()).into(),
@@ -423,6 +521,28 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 ticket: *ticket,
                 local: socket_address(connection.local()),
                 peer: socket_address(connection.peer()),
+                negotiated: negotiated(client.negotiated.as_ref()),
+                client_guid: client.guid,
+                session_id: client.session_id.into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
+        Event::ConnectionRouted { connection } => {
+            let client = connection.client();
+            let body = event::ConnectionRouted {
+                connection: connection.number().into(),
+                // A session that was claimed is not zero, and is not known where the guid was.
+                claim: match client.session_id {
+                    0 => event::CLAIM_CLIENT_GUID,
+                    _ => event::CLAIM_SESSION_ID,
+                }
+                .into(),
+                fabric: fabric(connection.fabric()).into(),
+                negotiated: negotiated(client.negotiated.as_ref()),
+                local: socket_address(connection.local()),
+                peer: socket_address(connection.peer()),
+                client_guid: client.guid,
+                session_id: client.session_id.into(),
             };
             Record::new(0, 0, &body, 0)
         }
@@ -442,7 +562,16 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
             Record::new(0, *user_data, &body, 0)
         }
         // Its payload does not stand in the event; see `encode_piece`.
-        Event::Piece { .. } => None,
+        Event::Piece { .. } | Event::HeldPiece { .. } => None,
+        Event::NegotiateAnswered { connection, held } => {
+            let length = u32::try_from(held.response().len()).ok()?;
+            let body = event::NegotiateAnswered {
+                connection: (*connection).into(),
+                payload_length: length.into(),
+                template: held.template().into(),
+            };
+            Record::new(0, 0, &body, length)
+        }
         Event::PduSent {
             user_data,
             connection,

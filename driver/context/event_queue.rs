@@ -6,7 +6,8 @@
 //! slot first. A slot is *committed* from its reservation until the event was read (or the cause
 //! went away without one).
 
-use super::connection::Connection;
+use super::connection::{Connection, Held};
+use super::listener::Listener;
 use super::ring::Ring;
 use crate::compat::PollWait;
 use kernel::prelude::*;
@@ -36,6 +37,10 @@ pub(crate) enum Event {
         user_data: u64,
         listener: u32,
     },
+    /// The devices that the listener serves, as they are when it is read.
+    ListenerChanged {
+        listener: Arc<Listener>,
+    },
     ConnectionReady {
         connection: Arc<Connection>,
         listener: u32,
@@ -51,6 +56,20 @@ pub(crate) enum Event {
         connection: Arc<Connection>,
         receive: u16,
         piece: Piece,
+    },
+    ConnectionRouted {
+        connection: Arc<Connection>,
+    },
+    /// A piece of a message that was read for routing; it stands in `held`.
+    HeldPiece {
+        connection: Arc<Connection>,
+        held: Arc<Held>,
+        piece: Piece,
+    },
+    /// The answer stands in `held`.
+    NegotiateAnswered {
+        connection: u64,
+        held: Arc<Held>,
     },
     PduSent {
         user_data: u64,
@@ -83,9 +102,13 @@ impl Event {
             | Event::ListenerClosed { .. }
             | Event::PduSent { .. }
             | Event::RdmaComplete { .. } => SlotOf::Command,
-            Event::ConnectionReady { .. }
+            Event::ListenerChanged { .. }
+            | Event::ConnectionReady { .. }
+            | Event::ConnectionRouted { .. }
             | Event::Accepted { .. }
             | Event::Piece { .. }
+            | Event::HeldPiece { .. }
+            | Event::NegotiateAnswered { .. }
             | Event::Disconnected { .. }
             | Event::SendReady { .. } => SlotOf::Connection,
         }
@@ -94,6 +117,27 @@ impl Event {
     fn is_answer(&self) -> bool {
         self.slot_of() == SlotOf::Answer
     }
+
+    /// If it is a piece of a message: of which connection, and which.
+    pub(crate) fn piece(&self) -> Option<(&Arc<Connection>, &Piece)> {
+        match self {
+            Event::Piece {
+                connection, piece, ..
+            }
+            | Event::HeldPiece {
+                connection, piece, ..
+            } => Some((connection, piece)),
+            _ => None,
+        }
+    }
+}
+
+/// Where the bytes of a queued piece stand.
+pub(crate) enum Place {
+    /// In this receive of its connection.
+    Receive(u16),
+    /// In kernel memory.
+    Held(Arc<Held>),
 }
 
 /// Slots of one context at most, for whatever cause.
@@ -247,21 +291,19 @@ impl EventQueue {
     }
 
     /// The piece at `position`, counted from the oldest event that is no answer.
-    pub(crate) fn piece(&self, position: usize) -> Option<(u16, Piece)> {
+    pub(crate) fn piece(&self, position: usize) -> Option<(Place, Piece)> {
         match self.inner.lock().ring.get(position)? {
-            Event::Piece { receive, piece, .. } => Some((*receive, *piece)),
+            Event::Piece { receive, piece, .. } => Some((Place::Receive(*receive), *piece)),
+            Event::HeldPiece { held, piece, .. } => Some((Place::Held(held.clone()), *piece)),
             _ => None,
         }
     }
 
     /// Takes the oldest event that is no answer, if it is a piece; as [`Self::pop`] else.
-    pub(crate) fn pop_piece(&self) -> Option<(u16, Event)> {
+    pub(crate) fn pop_piece(&self) -> Option<Event> {
         let mut inner = self.inner.lock();
-        let Some(Event::Piece { receive, .. }) = inner.ring.front() else {
-            return None;
-        };
-        let receive = *receive;
-        Some((receive, inner.ring.pop()?))
+        inner.ring.front()?.piece()?;
+        inner.ring.pop()
     }
 
     /// Puts back an event that could not be delivered.

@@ -3,6 +3,7 @@
 //! All connections that have resources on a device, for the device's removal and for operators.
 
 use super::connection::Connection;
+use super::listener::Listener;
 use crate::verbs::Device;
 use core::fmt;
 use kernel::prelude::*;
@@ -79,6 +80,15 @@ pub(crate) fn remove_device(device: &Arc<Device>) {
             return;
         }
         fsleep(Delta::from_millis(2));
+    }
+}
+
+/// Ends all connections that came to `listener` and that nobody has accepted.
+pub(crate) fn abandon(listener: &Arc<Listener>) {
+    for connection in CONNECTIONS.lock().iter() {
+        if connection.is_of(listener) {
+            connection.abandon();
+        }
     }
 }
 

@@ -203,6 +203,13 @@ impl<T: CmOwner> Id<T> {
         &self.raw
     }
 
+    /// The device that the id is on, when we know it. A listener's has one if it has an address.
+    pub(crate) fn device(&self) -> Option<Arc<Device>> {
+        // SAFETY: The id is valid. The core sets the device when it is bound, which it was before
+        // it got here, or by a connect request.
+        Device::of(unsafe { (*self.raw.as_ptr()).device })
+    }
+
     /// Accepts the connection; inside the handler of its CONNECT_REQUEST, which holds the lock that
     /// the CM wants held.
     pub(crate) fn accept(&self, param: &ConnParam<'_>) -> Result {

@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
-use super::ffi;
+use super::{ffi, Net, NodeKind};
 use kernel::{
     error::{from_err_ptr, to_result},
     global_lock, new_condvar, new_spinlock,
@@ -96,6 +96,35 @@ impl Device {
             .or_else(|| self.fabrics.first())
             .copied()
             .unwrap_or(Fabric::InfiniBand)
+    }
+
+    /// Which listeners it is for.
+    pub(crate) fn kind(&self) -> NodeKind {
+        if self.fabrics.iter().any(|fabric| *fabric == Fabric::Iwarp) {
+            NodeKind::Iwarp
+        } else {
+            NodeKind::InfiniBandOrRoce
+        }
+    }
+
+    /// Whether it is there to stay, and one of its ports is in this network namespace.
+    fn is_in(self: &Arc<Self>, net: &Net) -> bool {
+        let Ok(device) = self.hold() else {
+            return false;
+        };
+        (1..).zip(self.fabrics.iter()).any(|(port, _)| {
+            // SAFETY: The device is held, and has this port; the namespace is valid.
+            unsafe { ffi::usmbd_port_is_in_net(device.ib(), port, net.as_ptr()) }
+        })
+    }
+
+    /// How many devices of one kind are in a network namespace.
+    pub(crate) fn count_in(net: &Net, kind: NodeKind) -> usize {
+        let registry = REGISTRY.lock();
+        let devices = registry.devices.iter();
+        devices
+            .filter(|device| device.kind() == kind && device.is_in(net))
+            .count()
     }
 
     /// Whether the sink of an RDMA read needs a key that the peer may write by.

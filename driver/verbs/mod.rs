@@ -34,6 +34,6 @@ pub(crate) use self::{
         get_page, total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory,
     },
     memory_region::{Access, MemoryRegion},
-    net::Net,
+    net::{opener_uid, Net},
     queue_pair::{Capacity, QueuePair, Receive},
 };

@@ -6,9 +6,12 @@
  */
 
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/mm.h>
+#include <linux/netdevice.h>
 #include <linux/nsproxy.h>
 #include <linux/scatterlist.h>
+#include <linux/uidgid.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
@@ -81,6 +84,20 @@ void usmbd_device_limits(const struct ib_device *dev,
 					IB_DEVICE_MEM_MGT_EXTENSIONS),
 		.ports = dev->phys_port_cnt,
 	};
+}
+
+bool usmbd_port_is_in_net(struct ib_device *dev, u32 port,
+			  const struct net *net)
+{
+	struct net_device *netdev = ib_device_get_netdev(dev, port);
+	bool same;
+
+	/* InfiniBand's ports have none. */
+	if (!netdev)
+		return rdma_dev_access_netns(dev, net);
+	same = net_eq(dev_net(netdev), net);
+	dev_put(netdev);
+	return same;
 }
 
 u64 usmbd_dma_map_single(struct ib_device *dev, void *addr, size_t size,
@@ -159,6 +176,11 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap)
 {
 	return file_ns_capable(file, net->user_ns, cap);
+}
+
+u32 usmbd_file_euid(const struct file *file)
+{
+	return __kuid_val(file->f_cred->euid);
 }
 
 int usmbd_page_count(struct page *page)

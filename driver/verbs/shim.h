@@ -51,6 +51,8 @@ bool usmbd_protocol_iwarp(const struct ib_device *dev, u32 port);
 bool usmbd_protocol_roce(const struct ib_device *dev, u32 port);
 void usmbd_device_limits(const struct ib_device *dev,
 			 struct usmbd_limits *limits);
+bool usmbd_port_is_in_net(struct ib_device *dev, u32 port,
+			  const struct net *net);
 
 /* DMA. */
 u64 usmbd_dma_map_single(struct ib_device *dev, void *addr, size_t size,
@@ -75,6 +77,7 @@ struct net *usmbd_net_get(struct net *net);
 void usmbd_net_put(struct net *net);
 bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap);
+u32 usmbd_file_euid(const struct file *file);
 
 /* Memory. */
 int usmbd_page_count(struct page *page);

@@ -8,16 +8,22 @@ import socket
 import struct
 
 HELLO, NOP = 0x0001, 0x0002
-SET_PARAMETERS, GET_MEMORY_PARAMETERS = 0x0010, 0x0020
+SET_PARAMETERS, SET_NEGOTIATE_TEMPLATE, GET_MEMORY_PARAMETERS = 0x0010, 0x0011, 0x0020
+SET_SESSION_ID, CLEAR_SESSION_ID, SET_CLIENT_GUID, CLEAR_CLIENT_GUID = (
+    0x0012, 0x0013, 0x0014, 0x0015)
 LISTEN, CLOSE_LISTENER, ACCEPT, REJECT = 0x0030, 0x0031, 0x0032, 0x0033
 SEND_PDU, RDMA_READ, RDMA_WRITE, DISCONNECT = 0x0040, 0x0041, 0x0042, 0x0043
 
 HELLO_DONE, NOP_DONE, MEMORY_PARAMETERS = 0x8001, 0x8002, 0x8020
-LISTENING, LISTENER_CLOSED, CONNECTION_READY, ACCEPTED = 0x8030, 0x8031, 0x8033, 0x8034
+LISTENING, LISTENER_CLOSED, LISTENER_CHANGED = 0x8030, 0x8031, 0x8032
+CONNECTION_READY, ACCEPTED, CONNECTION_ROUTED, NEGOTIATE_ANSWERED = (
+    0x8033, 0x8034, 0x8035, 0x8036)
 PDU_RECEIVED, PDU_SENT, RDMA_COMPLETE, DISCONNECTED, SEND_READY = (
     0x8040, 0x8041, 0x8042, 0x8043, 0x8044)
 
 QUIET, INVALIDATE = 1, 2
+MODE_TICKET, MODE_ROUTE = 0, 1
+ANY_ID = 0xffff
 AT_MOST_ONE = 1
 BUFFER_SIZE = 1 << 20
 STATUS_PAGE_OFFSET = 1 << 40
@@ -55,8 +61,31 @@ def set_parameters(**values):
     return record(SET_PARAMETERS, struct.pack("<8I", *(values.get(name, 0) for name in names)))
 
 
-def listen(text=None, port=0, iwarp_port=0, backlog=0, user_data=0):
-    body = address(text, port) + struct.pack("<HHHH", iwarp_port, 0, backlog, 0)
+def set_negotiate_template(number, response, presumptions=()):
+    """presumptions: (context type, id)."""
+    body = struct.pack("<IIHHHH", number, len(response), len(presumptions), 0, 0, 0)
+    body += b"".join(struct.pack("<HHI", *one, 0) for one in presumptions)
+    return record(SET_NEGOTIATE_TEMPLATE, body + response)
+
+
+def set_session_id(session_id):
+    return record(SET_SESSION_ID, struct.pack("<Q", session_id))
+
+
+def clear_session_id(session_id):
+    return record(CLEAR_SESSION_ID, struct.pack("<Q", session_id))
+
+
+def set_client_guid(guid):
+    return record(SET_CLIENT_GUID, guid)
+
+
+def clear_client_guid(guid):
+    return record(CLEAR_CLIENT_GUID, guid)
+
+
+def listen(text=None, port=0, iwarp_port=0, backlog=0, mode=MODE_TICKET, user_data=0):
+    body = address(text, port) + struct.pack("<HHHH", iwarp_port, mode, backlog, 0)
     return record(LISTEN, body, user_data=user_data)
 
 
@@ -124,8 +153,13 @@ class Device:
         return self.queue.pop(0)
 
     def expect(self, opcode, timeout=20.0):
-        """The next event, which must be this one: (flags, user_data, body)."""
+        """The next event, which must be this one: (flags, user_data, body).
+
+        LISTENER_CHANGED may come at any time, and is passed over if it is not awaited.
+        """
         got, flags, user_data, body = self.next(timeout)
+        while got == LISTENER_CHANGED and opcode != got:
+            got, flags, user_data, body = self.next(timeout)
         assert got == opcode, f"event {got:#x} and not {opcode:#x}: {body.hex()}"
         return flags, user_data, body
 

@@ -26,9 +26,12 @@ make_stage() {
 	local out=$BUILD/cargo/release
 	build_release
 	rm -rf "$stage.new"
-	copy lib "$out"/libusmbd.so "$out"/libusmbd_preload.so
+	copy lib "$out"/libusmbd_preload.so
+	"$VM/user.sh" "$TOP/userlib/link.sh" "$out/libusmbd.a" "$stage.new/lib"
 	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo
 	copy include "$TOP"/userlib/include/*.h
+	"$VM/user.sh" cc -std=gnu11 -O2 -Wall -Wextra -Werror -I "$stage.new/include" \
+		-o "$stage.new/bin/c-echo" "$TOP/tests/c/echo.c" -L "$stage.new/lib" -lusmbd
 	rm -rf "$stage"
 	mv "$stage.new" "$stage"
 }

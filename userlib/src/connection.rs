@@ -173,6 +173,23 @@ impl<'c> Connection<'c> {
         })
     }
 
+    /// See [`Batch::send_ranges`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Connection`].
+    pub fn send_ranges(
+        &self,
+        user_data: u64,
+        options: SendOptions,
+        ranges: &[MemoryRange],
+        wait: Wait,
+    ) -> Result<()> {
+        self.one(wait, |batch| {
+            batch.send_ranges(self.id, user_data, options, ranges)
+        })
+    }
+
     /// See [`Batch::rdma_read`].
     ///
     /// # Errors

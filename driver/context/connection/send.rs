@@ -38,14 +38,20 @@ const SIGNAL_EVERY: u16 = 16;
 /// A message in the buffers from which it is sent: segment by segment as the PDUs will be, each
 /// with room for its header, none across two chunks.
 pub(crate) struct Outgoing {
-    user_data: u64,
-    quiet: bool,
+    /// None for a message of the driver's own: no command completes with it.
+    command: Option<OfCommand>,
     invalidate: Option<u32>,
     length: u32,
     /// Payload of one segment, save the last.
     payload: usize,
     per_chunk: usize,
     chunks: KVec<DmaBuffer>,
+}
+
+/// How to tell that a message was sent.
+struct OfCommand {
+    user_data: u64,
+    quiet: bool,
 }
 
 /// What SEND_PDU says, besides the payload.
@@ -68,6 +74,49 @@ impl Outgoing {
         device: &Arc<Device>,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Self>> {
+        let command = OfCommand {
+            user_data: request.user_data,
+            quiet: request.quiet,
+        };
+        let length = request.length as usize;
+        let mut message = Self::filled(length, max_send_size, device, |place| {
+            if source.copy_from_iter(place) == place.len() {
+                Ok(())
+            } else {
+                Err(EFAULT)
+            }
+        })?;
+        message.command = Some(command);
+        message.invalidate = request.invalidate;
+        Ok(message)
+    }
+
+    /// A message of the driver's own.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn own(
+        bytes: &[u8],
+        max_send_size: u32,
+        device: &Arc<Device>,
+    ) -> Result<KBox<Self>> {
+        let mut rest = bytes;
+        Self::filled(bytes.len(), max_send_size, device, |place| {
+            let (here, behind) = rest.split_at_checked(place.len()).ok_or(EINVAL)?;
+            place.copy_from_slice(here);
+            rest = behind;
+            Ok(())
+        })
+    }
+
+    /// A message of `length` bytes, with which `fill` fills the segments in their order.
+    fn filled(
+        length: usize,
+        max_send_size: u32,
+        device: &Arc<Device>,
+        mut fill: impl FnMut(&mut [u8]) -> Result,
+    ) -> Result<KBox<Self>> {
         let segment = max_send_size as usize;
         let payload = segment
             .checked_sub(DATA_HEADER)
@@ -77,7 +126,7 @@ impl Outgoing {
             .checked_div(segment)
             .filter(|n| *n > 0)
             .ok_or(EINVAL)?;
-        let mut left = request.length as usize;
+        let mut left = length;
         let segments = left.div_ceil(payload);
         let mut chunks = KVec::with_capacity(segments.div_ceil(per_chunk), GFP_KERNEL_ACCOUNT)?;
         while left > 0 {
@@ -95,9 +144,7 @@ impl Outgoing {
                 let Some(place) = part.get_mut(DATA_HEADER..) else {
                     continue;
                 };
-                if source.copy_from_iter(place) != place.len() {
-                    return Err(EFAULT);
-                }
+                fill(place)?;
                 left = left.saturating_sub(place.len());
             }
             chunk.sync_for_device(bytes);
@@ -105,10 +152,9 @@ impl Outgoing {
         }
         Ok(KBox::new(
             Self {
-                user_data: request.user_data,
-                quiet: request.quiet,
-                invalidate: request.invalidate,
-                length: request.length,
+                command: None,
+                invalidate: None,
+                length: u32::try_from(length)?,
                 payload,
                 per_chunk,
                 chunks,
@@ -286,7 +332,10 @@ impl SendQueue {
         let ends = transmit.ends_message;
         let (sge, awaited) = if transmit.payload_length > 0 {
             match self.ordered.front_mut() {
-                Some(Item::Message(message)) => (message.segment(transmit), ends && !message.quiet),
+                Some(Item::Message(message)) => {
+                    let quiet = message.command.as_ref().is_none_or(|command| command.quiet);
+                    (message.segment(transmit), ends && !quiet)
+                }
                 _ => (None, false),
             }
         } else {
@@ -493,6 +542,11 @@ impl Connection {
             STATISTICS
                 .remote_invalidations
                 .add(i64::from(message.invalidate.is_some()));
+        }
+        let Some(command) = &message.command else {
+            return self.make_room(state, later);
+        };
+        if success {
             let length = u64::from(message.length);
             state.publish(self.number, |page| {
                 page.bytes_completed = page.bytes_completed.get().wrapping_add(length).into();
@@ -500,11 +554,11 @@ impl Connection {
         }
         let status = state.status(success);
         let event = Event::PduSent {
-            user_data: message.user_data,
+            user_data: command.user_data,
             connection: self.number,
             status,
         };
-        state.complete_command(event, message.quiet && success, later);
+        state.complete_command(event, command.quiet && success, later);
         self.make_room(state, later);
     }
 

@@ -10,6 +10,7 @@ use super::{
     TICKET_LIFE,
 };
 use crate::compat;
+use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
 use crate::context::Context;
@@ -17,13 +18,22 @@ use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
-use usmbd_engine::MessageError;
+use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
-    /// A valid Negotiate Request is there: mints a ticket and tells the listener's context.
-    pub(super) fn offer(self: &Arc<Self>) {
+    /// A valid Negotiate Request is there.
+    pub(super) fn requested(self: &Arc<Self>) {
         let listener = self.state.lock().listener.clone();
         let Some(listener) = listener else { return };
+        if listener.routes() {
+            self.begin_routing(&listener);
+        } else {
+            self.offer(&listener);
+        }
+    }
+
+    /// Mints a ticket and tells the listener's context.
+    pub(super) fn offer(self: &Arc<Self>, listener: &Arc<Listener>) {
         let context = listener.context();
         let reserved = pending::Reservation::new(self).and_then(|made| {
             context.queue().reserve(1, SlotOf::Connection)?;
@@ -34,7 +44,7 @@ impl Connection {
         };
         {
             let mut state = self.state.lock();
-            if state.phase != Phase::Negotiating {
+            if !matches!(state.phase, Phase::Negotiating | Phase::Routing) {
                 drop(state);
                 context.queue().release(1, SlotOf::Connection);
                 return;
@@ -42,19 +52,22 @@ impl Connection {
             let now = timer::now();
             state.phase = Phase::Offered;
             state.ticket = Some(ticket);
-            state.give_up_at = Some(timer::after(now, TICKET_LIFE));
+            // For routing the time runs already.
+            let until = timer::after(now, TICKET_LIFE);
+            state.give_up_at.get_or_insert(until);
             self.arm(&mut state, now);
         }
-        reservation.offer();
-        context.post(Event::ConnectionReady {
-            connection: self.clone(),
-            listener: listener.number(),
-            ticket,
+        // A listener that is being closed ends its connections itself.
+        let offered = listener.while_open(|| {
+            reservation.offer();
+            context.post(Event::ConnectionReady {
+                connection: self.clone(),
+                listener: listener.number(),
+                ticket,
+            });
         });
-        if listener.is_closed() {
-            // It may have emptied the table before our entry stood in it.
-            drop(pending::take(&ticket));
-            self.disconnect(0);
+        if !offered {
+            context.queue().release(1, SlotOf::Connection);
         }
     }
 
@@ -96,11 +109,12 @@ impl Connection {
     }
 
     fn accept_into(self: &Arc<Self>, context: &Arc<Context>, user_data: u64) -> Result {
+        let held = self.state.lock().held.clone();
+        if let Some(held) = held {
+            return self.enter(context, &held, Some(user_data));
+        }
         let mut parameters = context.parameters();
-        // The queue pair was made under the listener's parameters.
-        let capacity = self.state.lock().receives.capacity();
-        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
-        parameters.receive_credit_max = parameters.receive_credit_max.min(most);
+        parameters.receive_credit_max = self.credit_limit(&parameters);
         let count = parameters.receive_credit_max.saturating_add(SPARE_RECEIVES);
         let buffers = ReceiveBuffers::new(&self.device, count, parameters.max_receive_size)?;
         let slots = usize::from(count).saturating_add(OWN_SLOTS);
@@ -140,6 +154,14 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// The peer's credits at most, in a context with these parameters: the queue pair was made under
+    /// the listener's.
+    pub(super) fn credit_limit(&self, parameters: &Parameters) -> u16 {
+        let capacity = self.state.lock().receives.capacity();
+        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
+        parameters.receive_credit_max.min(most)
     }
 
     /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
@@ -331,9 +353,10 @@ impl Connection {
         });
     }
 
-    /// As [`Self::publish_state`], once messages flow.
-    pub(super) fn publish_established(&self, state: &super::State) {
+    /// Its context can send and receive from now on.
+    pub(super) fn begin_serving(&self, state: &super::State) {
         self.publish_state(state, STATE_ESTABLISHED);
+        STATISTICS.connections_accepted.add(1);
     }
 
     /// One line for debugfs.

@@ -389,6 +389,9 @@ impl Connection {
     pub fn set_receive_credit_max(&mut self, maximum: u16) {
         self.parameters.receive_credit_max = maximum.max(1);
         self.credits.set_maximum(self.parameters.receive_credit_max);
+        if let Some(negotiated) = &mut self.negotiated {
+            negotiated.receive_credit_target = self.credits.target();
+        }
     }
 
     /// Whether a message of `length` bytes can be queued.

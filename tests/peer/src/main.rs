@@ -12,6 +12,7 @@ mod ksmbd;
 mod placement;
 mod raw;
 mod serve;
+mod talk;
 mod target;
 mod verbs;
 mod wire;
@@ -167,6 +168,13 @@ enum Command {
         /// The connection has to end within these seconds instead.
         #[arg(long)]
         end: bool,
+    },
+    /// Send messages that standard input has, and tell what comes; see src/talk.rs.
+    Talk {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
     },
     /// SMB2 NEGOTIATE with a real server.
     Ksmbd {
@@ -344,6 +352,10 @@ fn run(command: Command) -> Result<String> {
                 echo::hold(&target.target(), parameters, time, end)
             })?;
             Ok(format!("hold: {}", ends.join(", ")))
+        }
+        Command::Talk { target, parameters } => {
+            let steps = talk::run(&target.target(), target.parameters(&parameters))?;
+            Ok(format!("talk: {steps} steps"))
         }
         Command::Ksmbd { target, parameters } => {
             ksmbd::run(&target.target(), target.parameters(&parameters))

@@ -42,7 +42,7 @@ pub fn bind(config: &Config, fd: RawFd, address: SocketAddr) -> io::Result<()> {
         },
         port: config.rdma_port,
         iwarp_port: config.iwarp_port,
-        backlog: 0,
+        ..ListenOptions::default()
     };
     let listener = Listener::open(context, &options).map_err(|error| {
         log::error(format_args!(

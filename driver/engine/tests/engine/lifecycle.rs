@@ -154,6 +154,8 @@ fn posting_rule_follows_a_maximum_that_rises() {
     assert_eq!(side.connection.receive_credits(), 4);
     side.receive(&transfer(255, 10, 0, 0, &[1; 8]));
     side.connection.set_receive_credit_max(255);
+    let negotiated = side.connection.negotiated().unwrap();
+    assert_eq!(negotiated.receive_credit_target, 255);
     side.send(pattern(10, 0));
     assert_eq!(side.posted, 256);
     assert_eq!(side.connection.receive_credits(), 255);
