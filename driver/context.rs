@@ -6,6 +6,7 @@
 //! that of its opener, and it belongs to the network namespace in which it was opened.
 
 pub(crate) mod connection;
+pub(crate) mod connector;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
 pub(crate) mod listener;
@@ -20,6 +21,7 @@ mod timer;
 use crate::memory::{AreaSlot, StatusPage};
 use crate::verbs::{self, Net, SocketAddr};
 use connection::Connection;
+use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::fs::File;
 use kernel::prelude::*;
@@ -73,6 +75,7 @@ struct Inner {
     count: usize,
     listeners: KVec<Arc<Listener>>,
     next_listener: u32,
+    connectors: KVec<Arc<Connector>>,
     /// Why the context's only connection ended, once that was read.
     ended: Option<Reason>,
     closed: bool,
@@ -107,6 +110,7 @@ impl Context {
         let claims = Claims::new(verbs::opener_uid(file), net.opener_is_admin(file));
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
+        let connectors = KVec::with_capacity(MAX_CONNECTORS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
             try_pin_init!(Self {
                 net,
@@ -121,6 +125,7 @@ impl Context {
                     count: 0,
                     listeners,
                     next_listener: 1,
+                    connectors,
                     ended: None,
                     closed: false,
                 }, "usmbd_context"),
@@ -135,17 +140,23 @@ impl Context {
         Ok(context)
     }
 
-    /// The last close: listeners end, connections live on for as long as they have something to
+    /// The last close: listeners and connects end, connections live on for as long as they have something to
     /// send, events are dropped.
     pub(crate) fn close(&self) {
         self.disclaim_all();
-        let listeners = {
+        let (listeners, connectors) = {
             let mut inner = self.inner.lock();
             inner.closed = true;
-            core::mem::take(&mut inner.listeners)
+            (
+                core::mem::take(&mut inner.listeners),
+                core::mem::take(&mut inner.connectors),
+            )
         };
         for listener in &listeners {
             listener.close();
+        }
+        for connector in &connectors {
+            connector.cancel();
         }
         while let Some(connection) = self.take_connection() {
             connection.detach();

@@ -10,6 +10,7 @@ use super::connection::{Connection, Held};
 use super::listener::Listener;
 use super::ring::Ring;
 use crate::compat::PollWait;
+use crate::verbs::SocketAddr;
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use usmbd_abi::status::{Reason, Status};
@@ -50,6 +51,16 @@ pub(crate) enum Event {
         user_data: u64,
         connection: Arc<Connection>,
         status: Status,
+    },
+    Connected {
+        user_data: u64,
+        connection: Arc<Connection>,
+    },
+    /// CONNECTED too.
+    ConnectFailed {
+        user_data: u64,
+        status: Status,
+        peer: SocketAddr,
     },
     /// A piece of a message; it stands in `receive` of the connection's receive buffers.
     Piece {
@@ -106,6 +117,8 @@ impl Event {
             | Event::ConnectionReady { .. }
             | Event::ConnectionRouted { .. }
             | Event::Accepted { .. }
+            | Event::Connected { .. }
+            | Event::ConnectFailed { .. }
             | Event::Piece { .. }
             | Event::HeldPiece { .. }
             | Event::NegotiateAnswered { .. }

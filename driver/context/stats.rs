@@ -51,6 +51,8 @@ counters! {
     lingering,
     /// Connections accepted so far.
     connections_accepted,
+    /// Connections made by CONNECT so far.
+    connections_made,
     /// PDUs sent, without content or with.
     pdus_sent,
     /// PDUs received.

@@ -11,13 +11,14 @@ HELLO, NOP = 0x0001, 0x0002
 SET_PARAMETERS, SET_NEGOTIATE_TEMPLATE, GET_MEMORY_PARAMETERS = 0x0010, 0x0011, 0x0020
 SET_SESSION_ID, CLEAR_SESSION_ID, SET_CLIENT_GUID, CLEAR_CLIENT_GUID = (
     0x0012, 0x0013, 0x0014, 0x0015)
-LISTEN, CLOSE_LISTENER, ACCEPT, REJECT = 0x0030, 0x0031, 0x0032, 0x0033
+LISTEN, CLOSE_LISTENER, ACCEPT, REJECT, CONNECT = 0x0030, 0x0031, 0x0032, 0x0033, 0x0034
 SEND_PDU, RDMA_READ, RDMA_WRITE, DISCONNECT = 0x0040, 0x0041, 0x0042, 0x0043
 
 HELLO_DONE, NOP_DONE, MEMORY_PARAMETERS = 0x8001, 0x8002, 0x8020
 LISTENING, LISTENER_CLOSED, LISTENER_CHANGED = 0x8030, 0x8031, 0x8032
 CONNECTION_READY, ACCEPTED, CONNECTION_ROUTED, NEGOTIATE_ANSWERED = (
     0x8033, 0x8034, 0x8035, 0x8036)
+CONNECTED = 0x8037
 PDU_RECEIVED, PDU_SENT, RDMA_COMPLETE, DISCONNECTED, SEND_READY = (
     0x8040, 0x8041, 0x8042, 0x8043, 0x8044)
 
@@ -91,6 +92,10 @@ def listen(text=None, port=0, iwarp_port=0, backlog=0, mode=MODE_TICKET, user_da
 
 def accept(ticket, user_data=0):
     return record(ACCEPT, ticket, user_data=user_data)
+
+
+def connect(text, port=0, local=None, user_data=0):
+    return record(CONNECT, address(text, port) + address(local) + bytes(8), user_data=user_data)
 
 
 def send_pdu(connection, payload, invalidate=None, flags=0, user_data=0):

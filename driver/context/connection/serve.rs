@@ -6,8 +6,8 @@ use super::link::SPARE_RECEIVES;
 use super::receive::ReceiveBuffers;
 use super::send::{Outgoing, SendRequest};
 use super::{
-    pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
-    TICKET_LIFE,
+    pending, timer, Connection, Event, Later, Phase, ReadDepths, Role, SlotOf, LINGER, OWN_SLOTS,
+    STATISTICS, TICKET_LIFE,
 };
 use crate::compat;
 use crate::context::listener::Listener;
@@ -197,11 +197,16 @@ impl Connection {
     pub(crate) fn detach(self: &Arc<Self>) {
         let owner = self.with_state(|_, state, now, _| {
             let owner = state.owner.take();
-            if state.phase == Phase::Serving {
-                state.phase = Phase::Lingering;
-                state.lingers = true;
-                STATISTICS.lingering.add(1);
-                state.give_up_at = Some(timer::after(now, LINGER));
+            match state.phase {
+                Phase::Serving => {
+                    state.phase = Phase::Lingering;
+                    state.lingers = true;
+                    STATISTICS.lingering.add(1);
+                    state.give_up_at = Some(timer::after(now, LINGER));
+                }
+                // Nobody has accepted anything for sending.
+                Phase::Connecting => state.engine.disconnect(now),
+                _ => {}
             }
             owner
         });
@@ -364,13 +369,23 @@ impl Connection {
         let state = self.state.lock();
         let memory = state.send.memory().saturating_add(state.receives.memory());
         let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
+        let depths = state.depths.unwrap_or(ReadDepths {
+            initiator_depth: 0,
+            responder_resources: 0,
+        });
         out.write_fmt(fmt!(
-            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
+            "{} {} {} {} {} {} reads={}/{} send_credits={} receive_credits={} memory={}\n",
             self.number,
             self.local,
             self.peer,
             self.device.name().to_str().unwrap_or("?"),
             state.engine.state().name(),
+            match state.engine.role() {
+                Role::Active => "active",
+                Role::Passive => "passive",
+            },
+            depths.initiator_depth,
+            depths.responder_resources,
             state.engine.send_credits(),
             state.engine.receive_credits(),
             memory

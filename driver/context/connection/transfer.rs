@@ -18,6 +18,7 @@ use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::memory::{BufferDescriptorV1, MemoryRange};
+use usmbd_engine::Role;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Milliseconds after which a buffer is looked at again that another connection registers.
@@ -326,7 +327,10 @@ impl Connection {
     }
 
     fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result {
-        self.wait_until(nowait, plug, |state| Ok(!state.send.is_full(write)))
+        self.wait_until(nowait, plug, |state| match state.engine.role() {
+            Role::Passive => Ok(!state.send.is_full(write)),
+            Role::Active => Err(compat::EOPNOTSUPP),
+        })
     }
 
     /// Adds waiting RDMA reads to the chain, as far as slots go.
