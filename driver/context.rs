@@ -25,7 +25,7 @@ use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 use listener::{ListenRequest, Listener};
@@ -81,6 +81,9 @@ struct Inner {
     closed: bool,
 }
 
+/// Room for one connection in the table of a context.
+pub(crate) type Place = RBTreeNodeReservation<u64, Arc<Connection>>;
+
 /// A context's negotiate templates, by their numbers.
 type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 
@@ -88,7 +91,8 @@ type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 pub(crate) struct Readiness {
     /// An event waits.
     pub(crate) readable: bool,
-    /// A command would not block.
+    /// A command would not block. Not while connecting is all that the context does: so it can be
+    /// waited for as with a socket.
     pub(crate) writable: bool,
     /// The end of the context's only connection is the next event.
     pub(crate) peer_gone: bool,
@@ -269,7 +273,16 @@ impl Context {
     ///
     /// `ENOMEM`; `EBADF` if the context is being closed.
     pub(crate) fn adopt(&self, connection: &Arc<Connection>) -> Result {
-        let node = RBTreeNode::new(connection.number(), connection.clone(), GFP_KERNEL_ACCOUNT)?;
+        self.adopt_in(Place::new(GFP_KERNEL_ACCOUNT)?, connection)
+    }
+
+    /// As [`Self::adopt`], in a place that was made before; does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if the context is being closed.
+    pub(crate) fn adopt_in(&self, place: Place, connection: &Arc<Connection>) -> Result {
+        let node = place.into_node(connection.number(), connection.clone());
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
@@ -362,16 +375,19 @@ impl Context {
 
     /// What poll() and epoll ask.
     pub(crate) fn readiness(&self) -> Readiness {
-        let (single, ended) = {
+        let (single, ended, connecting) = {
             let inner = self.inner.lock();
-            (inner.count == 1 && inner.listeners.is_empty(), inner.ended)
+            let alone = inner.listeners.is_empty();
+            let connecting = inner.count == 0 && alone && !inner.connectors.is_empty();
+            (inner.count == 1 && alone, inner.ended, connecting)
         };
         let head_is_end = self
             .queue
             .look(|view| matches!(view.head(), Some(Event::Disconnected { .. })));
         Readiness {
             readable: head_is_end.is_some(),
-            writable: self.queue.has_room()
+            writable: !connecting
+                && self.queue.has_room()
                 && self.command_bytes.load(Relaxed) <= MAX_COMMAND_BYTES / 4 * 3,
             peer_gone: single && head_is_end == Some(true),
             ended,

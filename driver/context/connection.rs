@@ -15,6 +15,7 @@ mod send;
 mod serve;
 mod transfer;
 
+use super::connector::Connector;
 use super::event_queue::{Event, SlotOf};
 use super::listener::Listener;
 use super::pending::{self, Ticket};
@@ -172,7 +173,7 @@ pub(crate) struct Later {
     /// A piece came that routing wants.
     route: bool,
     /// CONNECTED is told.
-    connected: Option<Connecting>,
+    connected: Option<Arc<Connector>>,
     /// End the RDMA connection and drain it.
     drain: Option<Arc<Link>>,
     /// Drained: free everything.
@@ -453,7 +454,7 @@ impl Connection {
                 // Nobody has it yet.
                 engine::Event::Established(_) if state.phase == Phase::Routing => {}
                 engine::Event::Established(_) if state.engine.role() == Role::Active => {
-                    self.tell_connected(state, later);
+                    self.tell_connected(state, now, later);
                 }
                 engine::Event::Established(_) => self.tell_accepted(state, Status::Ok, later),
                 engine::Event::Disconnected(reason) => {
@@ -550,8 +551,8 @@ impl Connection {
         if let Some(context) = later.wake.take() {
             context.queue().wake();
         }
-        if let Some(connecting) = later.connected.take() {
-            connecting.finish();
+        if let Some(connector) = later.connected.take() {
+            connector.finish();
         }
         if later.requested {
             self.requested();
@@ -599,15 +600,15 @@ impl Connection {
         drop(memory);
         drop(messages);
         registry::remove(self.number);
-        let connecting = self.state.lock().is_connecting();
-        if connecting {
+        let never_connected = self.state.lock().was_never_connected();
+        if never_connected {
             self.tell_not_connected();
         }
         let mut later = Later::default();
         let owner = {
             let mut state = self.state.lock();
             self.fail_queued(&mut state, &mut later);
-            if state.owner.is_some() && !connecting {
+            if state.owner.is_some() && !never_connected {
                 self.tell_accepted(&mut state, Status::Disconnected, &mut later);
                 let reason = state.cause.unwrap_or(Reason::Local);
                 let event = Event::Disconnected {

@@ -70,7 +70,9 @@ enum Progress {
     Resolving(usize, Id<Connector>),
     /// It led nowhere. The id is to be destroyed, which cannot be done in its handler.
     Failed(usize, Option<Id<Connector>>, Error),
-    /// The id is a connection's, or CONNECTED told of the failure.
+    /// The id is this connection's, which CONNECTED has not told of yet.
+    HandedOver(Arc<Connection>),
+    /// CONNECTED is told, or nobody waits for it.
     Over,
 }
 
@@ -255,14 +257,28 @@ impl Connector {
             }
         };
         let Some((number, id)) = taken else { return };
-        if let Err((error, id)) = Connection::connect(self, resolved, id) {
-            self.state.lock().progress = Progress::Failed(number, Some(id), error);
-            self.start();
+        match Connection::connect(self, resolved, id) {
+            Ok(connection) => {
+                let mut state = self.state.lock();
+                if state.cancelled {
+                    drop(state);
+                    connection.cancel();
+                } else if connection.is_connecting() {
+                    state.progress = Progress::HandedOver(connection);
+                }
+            }
+            Err((error, id)) => {
+                self.state.lock().progress = Progress::Failed(number, Some(id), error);
+                self.start();
+            }
         }
     }
 
-    /// CONNECTED is told; another CONNECT may take its place.
+    /// The connection has told CONNECTED, or is about to; another CONNECT may take its place.
     pub(crate) fn finish(&self) {
+        let progress = core::mem::replace(&mut self.state.lock().progress, Progress::Over);
+        // Unlocked: it may be the last reference.
+        drop(progress);
         self.context.forget_connector(self);
     }
 
@@ -280,8 +296,18 @@ impl Connector {
 
     /// The context is being closed. Does not wait for a handler that runs.
     pub(super) fn cancel(self: &Arc<Self>) {
-        self.state.lock().cancelled = true;
-        self.fail(EINTR);
+        let connection = {
+            let mut state = self.state.lock();
+            state.cancelled = true;
+            match &state.progress {
+                Progress::HandedOver(connection) => Some(connection.clone()),
+                _ => None,
+            }
+        };
+        match connection {
+            Some(connection) => connection.cancel(),
+            None => self.fail(EINTR),
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! The connections that a context asked for: made when the route to the peer is known, and the
-//! context's from then on, though it hears of them only when the peer has agreed.
+//! context's once the peer has agreed.
 
 use super::link::{Capacity, Link, SPARE_RECEIVES};
 use super::receive::ReceiveBuffers;
 use super::{
-    Connection, Event, Later, Phase, ReadDepths, Role, State, OWN_SLOTS, STATISTICS,
+    Connection, Event, Later, Phase, ReadDepths, Role, State, Time, OWN_SLOTS, STATISTICS,
 };
 use crate::compat;
 use crate::context::connector::Connector;
-use crate::context::registry;
+use crate::context::{registry, Place};
 use crate::verbs::{Bound, CmFailure, ConnParam, Id, Resolved};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -27,6 +27,8 @@ pub(super) const NO_READS: ReadDepths = ReadDepths {
 /// How far connecting has come.
 pub(super) struct Connecting {
     connector: Arc<Connector>,
+    /// Where the context will have it.
+    place: Place,
     /// What the connection manager said, if it said no.
     failure: Option<CmFailure>,
 }
@@ -45,23 +47,23 @@ impl Connection {
     /// # Errors
     ///
     /// The id comes back, and nothing is left of the connection: `ENOMEM`, `ENODEV` if the device
-    /// goes away, `EBADF` if the context is being closed, or what the device says.
+    /// goes away, or what the device says.
     pub(crate) fn connect(
         connector: &Arc<Connector>,
         resolved: Resolved<'_>,
         id: Id<Connector>,
-    ) -> Result<(), (Error, Id<Connector>)> {
+    ) -> Result<Arc<Self>, (Error, Id<Connector>)> {
         let (connection, link) = match Self::prepare(connector, resolved.bound(), &id) {
             Ok(prepared) => prepared,
             Err(error) => return Err((error, id)),
         };
-        if let Err(error) = connection.enlist(connector) {
+        if let Err(error) = registry::insert(&connection) {
             return Err((error, id));
         }
         let id = match resolved.hand_over(id, connection.clone()) {
             Ok(id) => id,
             Err(id) => {
-                connection.strike(connector);
+                registry::remove(connection.number);
                 return Err((EINVAL, id));
             }
         };
@@ -83,7 +85,7 @@ impl Connection {
         }
         // Completions that came before the link stood in its place wait for this turn.
         connection.enqueue();
-        Ok(())
+        Ok(connection)
     }
 
     /// All that can fail before the id is handed over.
@@ -108,6 +110,7 @@ impl Connection {
         state.slots = connector.slots();
         state.connecting = Some(Connecting {
             connector: connector.clone(),
+            place: Place::new(GFP_KERNEL_ACCOUNT)?,
             failure: None,
         });
         let connection = Self::with_state_at(bound, device, state)?;
@@ -115,31 +118,19 @@ impl Connection {
         Ok((connection, link))
     }
 
-    /// Lets the driver and the context know it.
-    fn enlist(self: &Arc<Self>, connector: &Connector) -> Result {
-        registry::insert(self)?;
-        connector.context().adopt(self).inspect_err(|_| {
-            registry::remove(self.number);
-        })
-    }
-
-    fn strike(&self, connector: &Connector) {
-        connector.context().forget(self.number, None);
-        registry::remove(self.number);
-    }
-
-    /// The peer has agreed: queues CONNECTED.
-    pub(super) fn tell_connected(self: &Arc<Self>, state: &mut State, later: &mut Later) {
-        if state.accepted {
+    /// The peer has agreed: the context gets the connection, and CONNECTED.
+    pub(super) fn tell_connected(self: &Arc<Self>, state: &mut State, now: Time, later: &mut Later) {
+        let (Some(connecting), Some(owner)) = (state.connecting.take(), state.owner.clone()) else {
             return;
+        };
+        later.connected = Some(connecting.connector);
+        if owner.adopt_in(connecting.place, self).is_err() {
+            return state.engine.disconnect(now);
         }
         state.accepted = true;
-        if state.phase == Phase::Connecting {
-            state.phase = Phase::Serving;
-        }
+        state.phase = Phase::Serving;
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_made.add(1);
-        later.connected = state.connecting.take();
         let event = Event::Connected {
             user_data: state.accept_user_data,
             connection: self.clone(),
@@ -149,17 +140,17 @@ impl Connection {
 
     /// It ended before the peer had agreed: the context never had it.
     pub(super) fn tell_not_connected(self: &Arc<Self>) {
-        let context = self.state.lock().owner.clone();
-        if let Some(context) = context {
-            // First, so that the number is not known any more when CONNECTED is read.
-            context.forget(self.number, None);
-        }
+        let (connecting, status) = {
+            let mut state = self.state.lock();
+            let status = state.connect_status();
+            (state.connecting.take(), status)
+        };
+        let Some(connecting) = connecting else { return };
+        // First: when CONNECTED is read, another CONNECT may take its place.
+        connecting.connector.finish();
         let mut later = Later::default();
         {
             let mut state = self.state.lock();
-            let status = state.connect_status();
-            state.accepted = true;
-            later.connected = state.connecting.take();
             let event = Event::ConnectFailed {
                 user_data: state.accept_user_data,
                 status,
@@ -169,22 +160,29 @@ impl Connection {
         }
         self.carry_out(later);
     }
+
+    /// The context is being closed, and does not have the connection yet.
+    pub(crate) fn cancel(self: &Arc<Self>) {
+        if self.is_connecting() {
+            self.detach();
+        }
+    }
+
+    /// Whether CONNECTED is still to be told.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.state.lock().connecting.is_some()
+    }
 }
 
 impl Connecting {
-    /// CONNECTED is told.
-    pub(super) fn finish(self) {
-        self.connector.finish();
-    }
-
     pub(super) fn failed(&mut self, failure: CmFailure) {
         self.failure.get_or_insert(failure);
     }
 }
 
 impl State {
-    /// Whether it connects, and the context does not know how that went.
-    pub(super) fn is_connecting(&self) -> bool {
+    /// Whether a context asked for it, and never got it.
+    pub(super) fn was_never_connected(&self) -> bool {
         self.engine.role() == Role::Active && !self.accepted
     }
 
