@@ -260,7 +260,7 @@ def peers():
     acceptor.ends_well("it disconnects instead")
     # A response whose grants are used, and the credits that come with the first message.
     acceptor = Acceptor("raw", "10.9.0.2", "--port", 445, "--accept", f"expect:{REQUEST}",
-                        f"send:{GOOD}", "expect:4000 4000 *", "expect-disconnect")
+                        f"send:{GOOD}", "expect-payload:68656c6c6f", "expect-disconnect")
     device.write(raw.connect("10.9.0.2"))
     _, (connection, status, *_) = connected(device)
     check(f"a good response: {status}", status == 0)
