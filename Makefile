@@ -4,10 +4,10 @@
 VM := tests/vm
 KREL ?=
 LANE ?= stock
-export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU
+export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test fuzz-host bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -23,12 +23,22 @@ stage:
 	@$(VM)/host-packages.sh
 	@$(VM)/stage.sh
 
+install: stage
+	@userlib/install.sh build/stage
+
 vm:
 	@$(VM)/host-packages.sh
 	@$(VM)/run.sh $(SCRIPT) $(ARGS)
 
 cases: module stage
 	@$(VM)/cases.sh $(CASES)
+
+test-raw: module stage
+	@TIMEOUT=$${TIMEOUT:-$(if $(filter debug,$(LANE)),5400,1500)} $(VM)/run.sh tests/raw/run.py $(WORDS)
+
+test-mutants: module stage
+	@DISABLE=1 $(VM)/module.sh
+	@TIMEOUT=$${TIMEOUT:-$(if $(filter debug,$(LANE)),3600,900)} $(VM)/run.sh tests/raw/mutants.py
 
 demo:
 	@$(VM)/demo.sh

@@ -19,6 +19,7 @@ use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
 use kernel::str::CStrExt;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
@@ -56,6 +57,7 @@ impl CharDevice {
         operations.write_iter = Some(write_iter);
         operations.poll = Some(poll);
         operations.mmap = Some(mmap);
+        operations.show_fdinfo = Some(show_fdinfo);
         let operations = KBox::new(operations, GFP_KERNEL)?;
         // SAFETY: All zeroes is a valid value: a device that was never registered.
         let mut device: bindings::miscdevice = unsafe { core::mem::zeroed() };
@@ -229,4 +231,24 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
+}
+
+/// Text goes into a seq_file, which asks again with more room if it did not fit.
+struct Text<'a>(&'a SeqFile);
+
+impl core::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.call_printf(fmt!("{text}"));
+        Ok(())
+    }
+}
+
+/// # Safety
+///
+/// Called by the VFS with an open file of ours and a seq_file that is being filled.
+unsafe extern "C" fn show_fdinfo(out: *mut bindings::seq_file, file: *mut bindings::file) {
+    // SAFETY: The file is open, and nobody else has the seq_file meanwhile.
+    let (context, out) = unsafe { (context(file), SeqFile::from_raw(out)) };
+    // What could not be had is missing.
+    let _ = context.show(&mut Text(out));
 }

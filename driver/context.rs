@@ -10,6 +10,7 @@ pub(crate) mod connector;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
 pub(crate) mod listener;
+mod observe;
 pub(crate) mod pending;
 pub(crate) mod plug;
 pub(crate) mod registry;
@@ -23,14 +24,16 @@ use crate::verbs::{self, Net, SocketAddr};
 use connection::Connection;
 use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
+use kernel::cred::Credential;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::sync::aref::ARef;
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use listener::{ListenRequest, Listener};
 use route::{Claims, Template};
-use stats::STATISTICS;
+use stats::{Counters, STATISTICS};
 use usmbd_abi::command::MAX_TEMPLATES;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
@@ -46,13 +49,14 @@ const MAX_LISTENERS: usize = 16;
 #[pin_data]
 pub(crate) struct Context {
     net: Net,
-    /// Whether the opener may listen on a port below 1024. Its credentials count, whoever calls.
+    /// Its credentials count, whoever calls.
+    opener: ARef<Credential>,
+    /// Whether the opener may listen on a port below 1024.
     may_bind_low_port: bool,
+    /// Whether the opener may see and end everybody's connections in this network namespace.
+    is_admin: bool,
     #[pin]
     queue: EventQueue,
-    /// Held while events are copied out, so that those of one connection stay in order.
-    #[pin]
-    reading: Mutex<()>,
     #[pin]
     inner: SpinLock<Inner>,
     /// Whose connections it wants.
@@ -78,6 +82,8 @@ struct Inner {
     connectors: KVec<Arc<Connector>>,
     /// Why the context's only connection ended, once that was read.
     ended: Option<Reason>,
+    /// What the connections counted whose end was read.
+    past: Counters,
     closed: bool,
 }
 
@@ -111,16 +117,18 @@ impl Context {
         let net = Net::of_current()?;
         let uid = file.cred().euid().into_uid_in_current_ns();
         let may_bind_low_port = net.opener_may_bind_low_port(file);
-        let claims = Claims::new(verbs::opener_uid(file), net.opener_is_admin(file));
+        let is_admin = net.opener_is_admin(file);
+        let claims = Claims::new(verbs::opener_uid(file), is_admin);
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
         let connectors = KVec::with_capacity(MAX_CONNECTORS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
             try_pin_init!(Self {
                 net,
+                opener: file.cred().into(),
                 may_bind_low_port,
+                is_admin,
                 queue <- queue,
-                reading <- new_mutex!((), "usmbd_reading"),
                 inner <- new_spinlock!(Inner {
                     parameters: Parameters::default(),
                     templates: Templates::default(),
@@ -131,6 +139,7 @@ impl Context {
                     next_listener: 1,
                     connectors,
                     ended: None,
+                    past: Counters::default(),
                     closed: false,
                 }, "usmbd_context"),
                 claims <- claims,
@@ -194,12 +203,16 @@ impl Context {
         &self.queue
     }
 
-    pub(crate) fn reading(&self) -> &Mutex<()> {
-        &self.reading
-    }
-
     pub(crate) fn net(&self) -> &Net {
         &self.net
+    }
+
+    pub(crate) fn opener(&self) -> &ARef<Credential> {
+        &self.opener
+    }
+
+    pub(crate) fn is_admin(&self) -> bool {
+        self.is_admin
     }
 
     pub(crate) fn parameters(&self) -> Parameters {
@@ -258,8 +271,13 @@ impl Context {
         Ok(())
     }
 
+    /// Gives back what [`Self::reserve_command_bytes`] counted. Wakes those who wait for room, once
+    /// there is some.
     pub(crate) fn release_command_bytes(&self, bytes: usize) {
-        self.command_bytes.fetch_sub(bytes, Relaxed);
+        let before = self.command_bytes.fetch_sub(bytes, Relaxed);
+        if !has_command_room(before) && has_command_room(before.saturating_sub(bytes)) {
+            self.queue.wake();
+        }
     }
 
     /// The connection with this number, if it is this context's and its end was not read yet.
@@ -299,13 +317,17 @@ impl Context {
         Ok(())
     }
 
-    /// Lets a connection go whose end was read, or that was never established here.
-    pub(crate) fn forget(&self, number: u64, reason: Option<Reason>) {
+    /// Lets a connection go whose end was read, for this reason, or that was never established here.
+    pub(crate) fn forget(&self, connection: &Connection, reason: Option<Reason>) {
+        let counters = connection.counters();
         let (node, count) = {
             let mut inner = self.inner.lock();
-            let node = inner.connections.remove_node(&number);
+            let node = inner.connections.remove_node(&connection.number());
             if node.is_some() {
                 inner.count = inner.count.saturating_sub(1);
+                if reason.is_some() {
+                    inner.past.include(&counters);
+                }
                 if inner.count == 0 && inner.listeners.is_empty() {
                     inner.ended = reason;
                 }
@@ -388,11 +410,16 @@ impl Context {
             readable: head_is_end.is_some(),
             writable: !connecting
                 && self.queue.has_room()
-                && self.command_bytes.load(Relaxed) <= MAX_COMMAND_BYTES / 4 * 3,
+                && has_command_room(self.command_bytes.load(Relaxed)),
             peer_gone: single && head_is_end == Some(true),
             ended,
         }
     }
+}
+
+/// Whether a quarter of the command bytes is free.
+fn has_command_room(used: usize) -> bool {
+    used <= MAX_COMMAND_BYTES / 4 * 3
 }
 
 /// The address of a LISTEN, for any family if it is none.

@@ -99,6 +99,14 @@ impl AreaSlot {
         Ok(())
     }
 
+    /// Buffers that have memory, of all areas mapped through this context.
+    pub(crate) fn buffers(&self) -> usize {
+        let areas = self.areas.lock();
+        areas
+            .iter()
+            .fold(0, |sum, area| sum.saturating_add(area.buffers()))
+    }
+
     /// **The range check**: the wall between processes. Only a process that has mapped its area
     /// through this context may name ranges, and only of its own buffers. What is returned stays,
     /// whatever the process does, until it is dropped.

@@ -11,5 +11,5 @@ mkdir -p "$2"
 "${CC:-cc}" -shared -o "$2/libusmbd.so.1" \
 	-Wl,-soname,libusmbd.so.1 -Wl,--version-script="$here/usmbd.map" \
 	-Wl,--whole-archive "$1" -Wl,--no-whole-archive \
-	-Wl,--gc-sections -Wl,-z,relro,-z,now -Wl,-z,defs -lgcc_s -lpthread -ldl -lm -lc
+	-Wl,--gc-sections -Wl,--strip-debug -Wl,-z,relro,-z,now -Wl,-z,defs -lgcc_s -lpthread -ldl -lm -lc
 ln -sfn libusmbd.so.1 "$2/libusmbd.so"

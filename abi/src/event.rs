@@ -371,6 +371,8 @@ pub const PHASE_SERVING: u32 = 4;
 pub const PHASE_LINGERING: u32 = 5;
 /// [`ConnectionInfo::phase`]: it is being taken down.
 pub const PHASE_DRAINING: u32 = 6;
+/// [`ConnectionInfo::phase`]: a context asked for it, and the peer has not agreed yet.
+pub const PHASE_CONNECTING: u32 = 7;
 
 macro_rules! events {
     ($($name:ident = $opcode:literal, length $length:literal;)*) => {

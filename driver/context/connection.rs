@@ -9,6 +9,7 @@
 
 mod active;
 mod link;
+mod operate;
 mod receive;
 mod routing;
 mod send;
@@ -19,10 +20,10 @@ use super::connector::Connector;
 use super::event_queue::{Event, SlotOf};
 use super::listener::Listener;
 use super::pending::{self, Ticket};
-use super::stats::STATISTICS;
+use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming,
+    Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net,
     PeerParam, SocketAddr, WorkCompletion,
 };
 use active::Connecting;
@@ -45,6 +46,7 @@ use usmbd_engine as engine;
 use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
+pub(crate) use operate::PhaseShown;
 pub(crate) use routing::{Client, Held};
 pub(crate) use send::SendRequest;
 pub(crate) use transfer::TransferRequest;
@@ -67,6 +69,8 @@ const RETRY_COUNT: u8 = 6;
 #[pin_data]
 pub(crate) struct Connection {
     number: u64,
+    /// Where it came in.
+    net: Net,
     device: Arc<Device>,
     fabric: Fabric,
     local: SocketAddr,
@@ -161,6 +165,7 @@ struct State {
     send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     draining: u8,
+    counters: Counters,
 }
 
 /// What has to be done once the connection's lock is free.
@@ -182,6 +187,8 @@ pub(crate) struct Later {
     room: bool,
     /// Another turn of the work item is due.
     again: bool,
+    /// It is the work item's turn, which may start the drain.
+    turn: bool,
     /// Transfers that are done: their memory may be the last of its area, and must not be dropped
     /// under a lock.
     done: transfer::List,
@@ -252,7 +259,7 @@ impl Connection {
         let capacity = link::Capacity::for_device(&device, &parameters)?;
         let mut state = State::new(Role::Passive, &parameters, &device, &capacity)?;
         state.listener = Some(listener.clone());
-        let connection = Self::with_state_at(bound, device, state)?;
+        let connection = Self::with_state_at(bound, listener.context().net(), device, state)?;
         let own = ReadDepths {
             initiator_depth: INITIATOR_DEPTH,
             // The peer never reads our memory; some providers refuse zero.
@@ -281,12 +288,18 @@ impl Connection {
     }
 
     /// A connection without a link, where an id is.
-    fn with_state_at(bound: &Bound<'_>, device: Arc<Device>, state: State) -> Result<Arc<Self>> {
+    fn with_state_at(
+        bound: &Bound<'_>,
+        net: &Net,
+        device: Arc<Device>,
+        state: State,
+    ) -> Result<Arc<Self>> {
         let module = module::Reference::get().ok_or(ENODEV)?;
         let (local, peer) = (bound.local(), bound.peer());
         Arc::pin_init(
             pin_init!(Self {
                 number: registry::next_number(),
+                net: net.clone(),
                 fabric: device.fabric(bound.port()),
                 local,
                 peer,
@@ -385,12 +398,15 @@ impl Connection {
 
     /// One turn of the work item: what the CM said, completions, timers.
     fn turn(self: Arc<Self>) {
-        let mut later = Later::default();
+        let mut later = Later {
+            turn: true,
+            ..Later::default()
+        };
         {
             let mut state = self.state.lock();
             let now = timer::now();
             state.take_news(now);
-            later.again = self.take_completions(&mut state, now, &mut later);
+            later.again |= self.take_completions(&mut state, now, &mut later);
             state.take_time(now);
             self.advance(&mut state, now, &mut later);
         }
@@ -464,7 +480,12 @@ impl Connection {
             }
         }
         if state.engine.end().is_some() {
-            self.start_draining(state, later);
+            if later.turn {
+                self.start_draining(state, later);
+            } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
+                // Draining sleeps, and a caller may have asked not to.
+                later.again = true;
+            }
         } else if state.phase == Phase::Lingering
             && state.send.is_idle()
             && state.engine.is_send_idle()
@@ -561,7 +582,6 @@ impl Connection {
             self.route();
         }
         if let Some(link) = later.drain.take() {
-            // The work item's own turn handles the completions; nobody else starts a drain.
             let removed = self.state.lock().news.device_removed;
             let missing = link.disconnect_and_drain(removed);
             let mut state = self.state.lock();
@@ -579,7 +599,7 @@ impl Connection {
     fn finish(self: &Arc<Self>) {
         let (link, memory, listener, ticket, messages) = {
             let mut state = self.state.lock();
-            let memory = state.receives.retire();
+            let memory = (state.receives.retire(), state.send.retire());
             (
                 state.link.take(),
                 memory,
@@ -686,6 +706,7 @@ impl State {
             send_ready_wanted: false,
             send_ready_queued: false,
             draining: 0,
+            counters: Counters::default(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! converted into each other.
 
 mod connect;
+mod operators;
 
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
@@ -32,6 +33,12 @@ const DEFAULT_BACKLOG: u16 = 64;
 /// Limits of a connection's credits: what one queue pair is made for.
 const MAX_CREDITS: u32 = 255;
 
+#[cfg(usmbd_disable)]
+unsafe extern "C" {
+    /// A build for tests takes one command away; see tests/raw/disable.c.
+    safe fn usmbd_is_disabled(opcode: u16) -> bool;
+}
+
 /// Carries out one command. What is left of its record, its tail, is read from `tail`. What it
 /// queues on a connection is posted when `plug` is pulled.
 ///
@@ -48,6 +55,10 @@ pub(crate) fn command(
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
+    #[cfg(usmbd_disable)]
+    if usmbd_is_disabled(header.opcode.get()) {
+        return Err(compat::EOPNOTSUPP);
+    }
     match command {
         Command::Hello(body) => {
             context.queue().reserve(1, SlotOf::Answer)?;
@@ -86,12 +97,7 @@ pub(crate) fn command(
             context.queue().reserve(1, SlotOf::Command)?;
             match context.take_listener(body.listener.get()) {
                 Some(listener) => {
-                    listener.close();
-                    let listener = listener.number();
-                    context.post(Event::ListenerClosed {
-                        user_data,
-                        listener,
-                    });
+                    listener.end(user_data);
                     Ok(())
                 }
                 None => {
@@ -146,9 +152,11 @@ pub(crate) fn command(
         Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
         Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
         Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
-        Command::QueryStatistics(_) | Command::ListConnections(_) | Command::Drop(_) => {
-            Err(compat::EOPNOTSUPP)
+        Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
+        Command::ListConnections(body) => {
+            operators::list_connections(context, body, user_data, nowait)
         }
+        Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
 }
 
@@ -364,7 +372,8 @@ pub(crate) fn is_protocol_error(reason: Reason) -> bool {
         || reason.number() >= Reason::NegotiationTimeout.number()
 }
 
-/// An event's record: header and body. A piece's payload follows it and stands elsewhere.
+/// An event's record: header and body. Its tail follows: [`tail`], or a piece's payload, which
+/// stands elsewhere.
 pub(crate) struct Record {
     bytes: [u8; Self::MAX],
     length: usize,
@@ -441,6 +450,8 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::RdmaComplete { .. } => size_of::<event::RdmaComplete>(),
         Event::Disconnected { .. } => size_of::<event::Disconnected>(),
         Event::SendReady { .. } => size_of::<event::SendReady>(),
+        Event::Statistics { .. } => size_of::<event::Statistics>(),
+        Event::Connections { .. } => size_of::<event::Connections>(),
     };
     let fixed = size_of::<Header>().checked_add(body)?;
     let tail = tail(event).len().checked_next_multiple_of(8)?;
@@ -451,6 +462,7 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
 pub(crate) fn tail(event: &Event) -> &[u8] {
     match event {
         Event::NegotiateAnswered { held, .. } => held.response(),
+        Event::Connections { entries, .. } => entries,
         _ => &[],
     }
 }
@@ -631,6 +643,30 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 connection: connection.number().into(),
             };
             Record::new(0, 0, &body, 0)
+        }
+        Event::Statistics {
+            user_data,
+            connection,
+            counters,
+        } => {
+            let body = event::Statistics {
+                connection: (*connection).into(),
+                counters: operators::counters(counters),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connections {
+            user_data,
+            count,
+            left,
+            ..
+        } => {
+            let body = event::Connections {
+                count: (*count).into(),
+                left: (*left).into(),
+            };
+            let tail_length = u32::try_from(tail(event).len()).ok()?;
+            Record::new(0, *user_data, &body, tail_length)
         }
     }
 }

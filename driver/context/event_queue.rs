@@ -9,10 +9,11 @@
 use super::connection::{Connection, Held};
 use super::listener::Listener;
 use super::ring::Ring;
+use super::stats::Counters;
 use crate::compat::PollWait;
 use crate::verbs::SocketAddr;
 use kernel::prelude::*;
-use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine::Piece;
 
@@ -101,13 +102,28 @@ pub(crate) enum Event {
     SendReady {
         connection: Arc<Connection>,
     },
+    Statistics {
+        user_data: u64,
+        connection: u64,
+        counters: KBox<Counters>,
+    },
+    Connections {
+        user_data: u64,
+        count: u32,
+        left: u32,
+        /// As they stand in the record.
+        entries: KVec<u8>,
+    },
 }
 
 impl Event {
     /// Whom the event's slot was reserved for.
     pub(crate) fn slot_of(&self) -> SlotOf {
         match self {
-            Event::MemoryParameters { .. } | Event::HelloDone { .. } => SlotOf::Answer,
+            Event::HelloDone { .. }
+            | Event::MemoryParameters { .. }
+            | Event::Statistics { .. }
+            | Event::Connections { .. } => SlotOf::Answer,
             Event::NopDone { .. }
             | Event::Listening { .. }
             | Event::ListenerClosed { .. }
@@ -173,6 +189,8 @@ struct Inner {
     committed: usize,
     /// Of these, reserved by commands.
     commands: usize,
+    /// Somebody copies events out.
+    reading: bool,
     /// The context is gone; what is pushed now is dropped.
     closed: bool,
 }
@@ -187,7 +205,11 @@ struct Inner {
 pub(crate) struct EventQueue {
     #[pin]
     inner: SpinLock<Inner>,
+    /// Readers of an empty queue, and pollers.
     wait: PollWait,
+    /// Readers while another one copies.
+    #[pin]
+    turn: CondVar,
 }
 
 /// Who a slot is for.
@@ -212,9 +234,11 @@ impl EventQueue {
                 ring: Ring::empty(),
                 committed: 0,
                 commands: 0,
+                reading: false,
                 closed: false,
             }, "usmbd_event_queue"),
             wait,
+            turn <- new_condvar!("usmbd_reading"),
         }))
     }
 
@@ -258,16 +282,26 @@ impl EventQueue {
         }
     }
 
-    /// Gives back the slots of `count` events that will not happen or that were read.
+    /// Gives back the slots of `count` events that will not happen or that were read. Wakes those
+    /// who wait for room, once there is some.
     pub(crate) fn release(&self, count: usize, of: SlotOf) {
-        let mut inner = self.inner.lock();
-        if of == SlotOf::Answer {
-            inner.committed_answers = inner.committed_answers.saturating_sub(count);
-            return;
-        }
-        inner.committed = inner.committed.saturating_sub(count);
-        if of == SlotOf::Command {
-            inner.commands = inner.commands.saturating_sub(count);
+        let has_room_now = {
+            let mut inner = self.inner.lock();
+            let had_room = inner.has_room();
+            match of {
+                SlotOf::Answer => {
+                    inner.committed_answers = inner.committed_answers.saturating_sub(count);
+                }
+                SlotOf::Command => {
+                    inner.committed = inner.committed.saturating_sub(count);
+                    inner.commands = inner.commands.saturating_sub(count);
+                }
+                SlotOf::Connection => inner.committed = inner.committed.saturating_sub(count),
+            }
+            !had_room && inner.has_room()
+        };
+        if has_room_now {
+            self.wake();
         }
     }
 
@@ -346,24 +380,41 @@ impl EventQueue {
         inner.answers.len().saturating_add(inner.ring.len())
     }
 
-    /// Whether a quarter of the slots for commands is free.
+    /// Whether a quarter of the slots for commands, and for answers, is free.
     pub(crate) fn has_room(&self) -> bool {
-        self.inner.lock().commands <= MAX_COMMAND_SLOTS / 4 * 3
+        self.inner.lock().has_room()
     }
 
-    /// Sleeps until an event is queued.
+    /// Slots that are reserved or in use: for everything but answers, and of these for commands.
+    pub(crate) fn committed(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.committed, inner.commands)
+    }
+
+    /// Sleeps until an event is queued and nobody else copies any. Until the result is dropped,
+    /// nobody else does, so that the events of a connection stay in order.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS` on a signal.
-    pub(crate) fn wait(&self) -> Result {
+    /// `EAGAIN` in the place of sleeping, with `nowait`; `ERESTARTSYS` on a signal.
+    pub(crate) fn begin_reading(&self, nowait: bool) -> Result<Reading<'_>> {
         let mut inner = self.inner.lock();
-        while inner.front().is_none() {
-            if self.wait.wait_interruptible(&mut inner) {
+        loop {
+            let wait: &CondVar = if inner.reading {
+                &self.turn
+            } else if inner.front().is_none() {
+                &self.wait
+            } else {
+                inner.reading = true;
+                return Ok(Reading(self));
+            };
+            if nowait {
+                return Err(EAGAIN);
+            }
+            if wait.wait_interruptible(&mut inner) {
                 return Err(ERESTARTSYS);
             }
         }
-        Ok(())
     }
 
     pub(crate) fn poll_wait(&self) -> &PollWait {
@@ -375,6 +426,16 @@ impl EventQueue {
         let mut inner = self.inner.lock();
         inner.closed = true;
         core::mem::replace(&mut inner.ring, Ring::empty())
+    }
+}
+
+/// The right to take events out of a queue.
+pub(crate) struct Reading<'a>(&'a EventQueue);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.inner.lock().reading = false;
+        self.0.turn.notify_all();
     }
 }
 
@@ -399,6 +460,10 @@ impl<'a> View<'a> {
 }
 
 impl Inner {
+    fn has_room(&self) -> bool {
+        self.commands <= MAX_COMMAND_SLOTS / 4 * 3 && self.committed_answers <= MAX_ANSWERS / 4 * 3
+    }
+
     fn front(&self) -> Option<&Event> {
         self.answers.front().or(self.ring.front())
     }

@@ -42,6 +42,9 @@ pub(crate) struct Listener {
     ids: Mutex<Ids>,
     #[pin]
     notice: SpinLock<Notice>,
+    /// The CLOSE_LISTENER that ends it.
+    #[pin]
+    end: SpinLock<Option<u64>>,
     /// Connections that are on their way to ACCEPT.
     waiting: Atomic<i32>,
     #[pin]
@@ -115,6 +118,7 @@ impl WorkItem for Listener {
         } else {
             this.follow();
         }
+        this.finish();
     }
 }
 
@@ -141,6 +145,7 @@ impl Listener {
                     queued: false,
                     closed: false,
                 }, "usmbd_listener_notice"),
+                end <- new_spinlock!(None, "usmbd_listener_end"),
                 waiting: Atomic::new(0),
                 work <- new_work!("usmbd_listener"),
             }),
@@ -169,11 +174,10 @@ impl Listener {
     }
 
     fn bind(self: &Arc<Self>) {
-        let queue = self.context.queue();
         let mut ids = self.ids.lock();
         if !matches!(*ids, Ids::Starting) {
-            // Closed before it began: LISTENER_CLOSED, if anybody waits, has told.
-            return queue.release(1, SlotOf::Command);
+            // Closed before it began: the context is gone, nobody waits for the event.
+            return;
         }
         let listening = |status, listener| Event::Listening {
             user_data: self.request.user_data,
@@ -351,6 +355,41 @@ impl Listener {
         if !queued {
             self.context.queue().release(1, SlotOf::Connection);
         }
+    }
+
+    /// Has the listener closed, by its work item, for the command with this `user_data`;
+    /// LISTENER_CLOSED tells when it is. Its event slot is reserved.
+    pub(crate) fn end(self: &Arc<Self>, user_data: u64) {
+        *self.end.lock() = Some(user_data);
+        // If it waits already, it will see what was stored.
+        let _ = workqueue::enqueue(self.clone());
+    }
+
+    fn finish(self: &Arc<Self>) {
+        let Some(user_data) = self.end.lock().take() else {
+            return;
+        };
+        self.close();
+        self.context.post(Event::ListenerClosed {
+            user_data,
+            listener: self.number,
+        });
+    }
+
+    /// One line for fdinfo.
+    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
+        write!(out, "{} ", self.number)?;
+        match &self.request.address {
+            Some(address) => out.write_fmt(fmt!("{}", address.with_port(0)))?,
+            None => out.write_str("any")?,
+        }
+        out.write_fmt(fmt!(
+            " port={} iwarp_port={} waiting={} backlog={}\n",
+            self.request.port,
+            self.request.iwarp_port,
+            self.waiting.load(Relaxed),
+            self.request.backlog,
+        ))
     }
 
     /// Ends the listener: no connection comes any more, and those not accepted are dropped.

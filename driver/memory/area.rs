@@ -116,6 +116,11 @@ impl Area {
         self.inner.lock().mappings > 0
     }
 
+    /// Buffers that have memory.
+    pub(super) fn buffers(&self) -> usize {
+        self.inner.lock().buffers.iter().flatten().count()
+    }
+
     /// The buffer with this index, if it has memory.
     pub(super) fn buffer(&self, index: u32) -> Option<Pinned> {
         let inner = self.inner.lock();

@@ -36,6 +36,6 @@ pub(crate) use self::{
         get_page, total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory,
     },
     memory_region::{Access, MemoryRegion},
-    net::{opener_uid, Net},
+    net::{opener_uid, uid_as_seen_by, Net},
     queue_pair::{Capacity, QueuePair, Receive},
 };

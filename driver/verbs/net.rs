@@ -4,7 +4,7 @@
 
 use super::ffi;
 use core::ptr::NonNull;
-use kernel::{fs::File, prelude::*};
+use kernel::{cred::Credential, fs::File, prelude::*};
 
 /// A counted reference to a network namespace.
 ///
@@ -77,6 +77,14 @@ impl Drop for Net {
         // SAFETY: The reference is ours, by the type invariants.
         unsafe { ffi::usmbd_net_put(self.as_ptr()) };
     }
+}
+
+/// Effective user id of `who`, as `asker`'s user namespace says it; that namespace's overflow id for
+/// nobody, or who is not known there.
+pub(crate) fn uid_as_seen_by(asker: &Credential, who: Option<&Credential>) -> u32 {
+    let who = who.map_or(core::ptr::null(), Credential::as_ptr);
+    // SAFETY: The credentials are valid; the shim knows null.
+    unsafe { ffi::usmbd_uid_as_seen_by(asker.as_ptr(), who) }
 }
 
 /// Effective user id of the opener of `file`, the same number in whatever user namespace.

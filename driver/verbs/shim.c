@@ -178,6 +178,11 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 	return file_ns_capable(file, net->user_ns, cap);
 }
 
+u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who)
+{
+	return from_kuid_munged(asker->user_ns, who ? who->euid : INVALID_UID);
+}
+
 u32 usmbd_file_euid(const struct file *file)
 {
 	return __kuid_val(file->f_cred->euid);

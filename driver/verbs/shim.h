@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/types.h>
 
+struct cred;
 struct ib_cq;
 struct ib_device;
 struct ib_qp;
@@ -77,6 +78,7 @@ struct net *usmbd_net_get(struct net *net);
 void usmbd_net_put(struct net *net);
 bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap);
+u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who);
 u32 usmbd_file_euid(const struct file *file);
 
 /* Memory. */

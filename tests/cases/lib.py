@@ -2,6 +2,7 @@
 """What the cases in Python share: checks that are counted, the peer, a little server."""
 
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -75,6 +76,16 @@ def until(condition, seconds=20):
             return False
         time.sleep(0.05)
     return True
+
+
+POLLERR = select.POLLERR
+
+
+def poll_now(fd, events=select.POLLIN | select.POLLOUT | select.POLLRDHUP):
+    """What poll() says now."""
+    poller = select.poll()
+    poller.register(fd, events)
+    return dict(poller.poll(0)).get(fd, 0)
 
 
 class Server:

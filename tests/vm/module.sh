@@ -7,6 +7,11 @@
 
 krel=$(lane_kernel "${LANE:-stock}" "${KREL:-}")
 out=$BUILD/$krel
+# DISABLE=1: the one that can take a command away, beside the usual one.
+[ -z "${DISABLE:-}" ] || {
+	out+=-disable
+	set -- "$@" USMBD_DISABLE=1
+}
 mkdir -p "$out"
 [ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
 

@@ -64,20 +64,31 @@ fi
 
 read -ra more <<<"${QEMU:-}"
 status_file=$run/out/.lab/status
-set +e
-TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
-	"${accel[@]}" -smp 2 -m "$memory" -display none -no-reboot -nodefaults \
-	-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
-	-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
-	-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \
-	-virtfs local,path="$TOP",mount_tag=src,security_model=none,readonly=on,multidevs=remap \
-	-virtfs local,path="$run/out",mount_tag=out,security_model=none,multidevs=remap \
-	-device virtio-rng-pci \
-	-serial file:"$run/console" \
-	-device virtio-serial-pci -chardev file,id=output,path=/dev/stdout -device virtserialport,chardev=output,name=usmbd.output \
-	"${more[@]}" </dev/null 2>"$run/qemu.log" | tee "$run/output"
-qemu=${PIPESTATUS[0]}
-set -e
+
+boot_guest() {
+	TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
+		"${accel[@]}" -smp 2 -m "$memory" -display none -no-reboot -nodefaults \
+		-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
+		-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
+		-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \
+		-virtfs local,path="$TOP",mount_tag=src,security_model=none,readonly=on,multidevs=remap \
+		-virtfs local,path="$run/out",mount_tag=out,security_model=none,multidevs=remap \
+		-device virtio-rng-pci \
+		-serial file:"$run/console" \
+		-device virtio-serial-pci -chardev file,id=output,path=/dev/stdout -device virtserialport,chardev=output,name=usmbd.output \
+		"${more[@]}" </dev/null 2>"$run/qemu.log" | tee "$run/output"
+	return "${PIPESTATUS[0]}"
+}
+
+# Seen once: KASAN complained of the kernel's own start, inside arch_cpu_finalize_init().
+for try in 1 2 3; do
+	qemu=0
+	boot_guest || qemu=$?
+	[ -s "$run/out/.lab/unwell" ] || break
+	mv "$run/out/.lab/unwell" "$run/unwell.$try"
+	rm -f "$status_file"
+	say "vm: the kernel complained before anything of ours was loaded (${run#"$TOP"/}/unwell.$try); booting it again"
+done
 
 rm -rf "$run/tmp"
 [ ! -f "$run/out/.lab/dmesg" ] || mv "$run/out/.lab/dmesg" "$run/dmesg"

@@ -418,6 +418,7 @@ struct usmbd_connection_info {
 #define USMBD_PHASE_SERVING 4
 #define USMBD_PHASE_LINGERING 5
 #define USMBD_PHASE_DRAINING 6
+#define USMBD_PHASE_CONNECTING 7
 
 /* Where mmap() finds what. */
 #define USMBD_AREA_OFFSET 0ull

@@ -113,7 +113,7 @@ impl Connection {
             place: Place::new(GFP_KERNEL_ACCOUNT)?,
             failure: None,
         });
-        let connection = Self::with_state_at(bound, device, state)?;
+        let connection = Self::with_state_at(bound, connector.context().net(), device, state)?;
         let link = Link::prepare(&connection, id, &capacity)?;
         Ok((connection, link))
     }

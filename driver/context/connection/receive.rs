@@ -6,7 +6,7 @@
 //! again and its credit granted. So a connection's memory is its posted receives, and a reader that
 //! stops costs the peer its credits.
 
-use super::{Connection, Event, Later, Phase, Reason, State, Time, STATISTICS};
+use super::{Connection, Event, Later, Phase, Reason, State, Time};
 use crate::context::connection::link::WorkRequestId;
 use crate::context::timer;
 use crate::trace;
@@ -278,7 +278,7 @@ impl Connection {
             .as_slice()
             .get(..completion.byte_len as usize)
             .unwrap_or_default();
-        STATISTICS.pdus_received.add(1);
+        state.counters.pdus_received(1);
         state.engine.handle_receive(pdu, None, now);
     }
 
@@ -301,7 +301,7 @@ impl Connection {
         let pdu = memory
             .bytes(index, 0, completion.byte_len)
             .unwrap_or_default();
-        STATISTICS.pdus_received.add(1);
+        state.counters.pdus_received(1);
         let received = state
             .engine
             .handle_receive(pdu, completion.invalidated, now);
@@ -319,10 +319,8 @@ impl Connection {
         );
         match received {
             Received::Piece(piece) if state.phase == Phase::Serving => {
-                STATISTICS
-                    .message_bytes_received
-                    .add(i64::from(piece.payload_length));
-                STATISTICS.messages_received.add(i64::from(piece.last));
+                state.counters.message_bytes_received(piece.payload_length);
+                state.counters.messages_received(piece.last.into());
                 let event = Event::Piece {
                     connection: self.clone(),
                     receive: index,
@@ -331,10 +329,8 @@ impl Connection {
                 state.post(event, later);
             }
             Received::Piece(piece) if state.phase == Phase::Routing => {
-                STATISTICS
-                    .message_bytes_received
-                    .add(i64::from(piece.payload_length));
-                STATISTICS.messages_received.add(i64::from(piece.last));
+                state.counters.message_bytes_received(piece.payload_length);
+                state.counters.messages_received(piece.last.into());
                 self.arrived_for_routing(state, index, piece, now, later);
             }
             Received::Piece(_) if state.phase == Phase::Offered => {

@@ -62,6 +62,11 @@ impl Held {
         self.answer.as_ref().map_or(&[], |(_, response)| response)
     }
 
+    /// Bytes of memory.
+    fn memory(&self) -> usize {
+        self.bytes.len().saturating_add(self.response().len())
+    }
+
     /// The number of the template that answered.
     pub(crate) fn template(&self) -> u32 {
         self.answer.as_ref().map_or(0, |(number, _)| *number)
@@ -358,7 +363,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
@@ -402,6 +407,13 @@ impl Connection {
 }
 
 impl State {
+    /// Bytes of memory that its first messages have, until somebody takes it.
+    pub(super) fn held_memory(&self) -> usize {
+        let routing = self.routing.as_ref().map(|routing| &routing.held);
+        let held = routing.or(self.held.as_deref());
+        held.map_or(0, Held::memory)
+    }
+
     /// Ends the connection for this reason.
     pub(super) fn stop(&mut self, reason: Reason, now: Time) {
         self.cause.get_or_insert(reason);

@@ -8,7 +8,7 @@
 
 use super::link::{Capacity, WorkRequestId};
 use super::transfer::Transfer;
-use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time, STATISTICS};
+use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time};
 use crate::context::event_queue::SlotOf;
 use crate::context::ring::Ring;
 use crate::trace;
@@ -215,8 +215,9 @@ pub(super) struct SendQueue {
     next: u64,
     pub(super) chain: Chain,
     max_sge: usize,
-    /// Headers of PDUs without data, one for each entry of `posted`.
-    headers: DmaBuffer,
+    /// Headers of PDUs without data, one for each entry of `posted`. Gone when nothing is posted
+    /// any more.
+    headers: Option<DmaBuffer>,
     send_slots: u16,
     pub(super) rdma_slots: u16,
     /// Work requests since the last one that asked for a completion.
@@ -240,16 +241,22 @@ impl SendQueue {
             next: 0,
             chain: Chain::new(CHAIN_LENGTH, capacity.send_sge as usize)?,
             max_sge: capacity.send_sge as usize,
-            headers: DmaBuffer::allocate(
+            headers: Some(DmaBuffer::allocate(
                 device,
                 entries.saturating_mul(CONTROL_HEADER),
                 Direction::ToDevice,
-            )?,
+            )?),
             send_slots: capacity.sends,
             rdma_slots: capacity.rdma,
             unsignalled: 0,
             failure: None,
         })
+    }
+
+    /// Nothing is posted any more: gives the mapping up, to be dropped. Events that nobody reads
+    /// keep the connection, but must not keep the device.
+    pub(super) fn retire(&mut self) -> Option<DmaBuffer> {
+        self.headers.take()
     }
 
     /// Whether nothing waits and nothing is posted.
@@ -282,7 +289,7 @@ impl SendQueue {
             + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
             + self.posted.capacity() * size_of::<Option<Posted>>();
         rings
-            .saturating_add(self.headers.as_slice().len())
+            .saturating_add(self.headers.as_ref().map_or(0, |own| own.as_slice().len()))
             .saturating_add(self.chain.memory())
     }
 
@@ -333,8 +340,8 @@ impl SendQueue {
         let (sge, awaited) = if transmit.payload_length > 0 {
             match self.ordered.front_mut() {
                 Some(Item::Message(message)) => {
-                    let quiet = message.command.as_ref().is_none_or(|command| command.quiet);
-                    (message.segment(transmit), ends && !quiet)
+                    let wanted = message.command.as_ref().is_some_and(|own| !own.quiet);
+                    (message.segment(transmit), ends && wanted)
                 }
                 _ => (None, false),
             }
@@ -364,15 +371,16 @@ impl SendQueue {
         let length = transmit.header_length as usize;
         let entry = (self.next % self.posted.capacity().max(1) as u64) as usize;
         let start = entry.checked_mul(CONTROL_HEADER)?;
-        self.headers
+        let headers = self.headers.as_mut()?;
+        headers
             .as_mut_slice()
             .get_mut(start..start.checked_add(length)?)?
             .copy_from_slice(transmit.header.get(..length)?);
-        self.headers.sync_for_device(start.saturating_add(length));
+        headers.sync_for_device(start.saturating_add(length));
         Some(Sge {
-            address: self.headers.address().checked_add(start as u64)?,
+            address: headers.address().checked_add(start as u64)?,
             length: transmit.header_length,
-            lkey: self.headers.lkey(),
+            lkey: headers.lkey(),
         })
     }
 }
@@ -432,7 +440,7 @@ impl Connection {
             match state.engine.poll_action(&outlook) {
                 Some(Action::PostReceives { count, .. }) => state.post_receives(count, now),
                 Some(Action::Transmit(transmit)) => {
-                    STATISTICS.pdus_sent.add(1);
+                    state.counters.pdus_sent(1);
                     trace::pdu(
                         self.number,
                         true,
@@ -537,11 +545,11 @@ impl Connection {
     ) {
         state.send.bytes = state.send.bytes.saturating_sub(message.length as usize);
         if success {
-            STATISTICS.messages_sent.add(1);
-            STATISTICS.message_bytes_sent.add(i64::from(message.length));
-            STATISTICS
-                .remote_invalidations
-                .add(i64::from(message.invalidate.is_some()));
+            state.counters.messages_sent(1);
+            state.counters.message_bytes_sent(message.length);
+            state
+                .counters
+                .remote_invalidations(message.invalidate.is_some().into());
         }
         let Some(command) = &message.command else {
             return self.make_room(state, later);

@@ -6,8 +6,8 @@ use super::link::SPARE_RECEIVES;
 use super::receive::ReceiveBuffers;
 use super::send::{Outgoing, SendRequest};
 use super::{
-    pending, timer, Connection, Event, Later, Phase, ReadDepths, Role, SlotOf, LINGER, OWN_SLOTS,
-    STATISTICS, TICKET_LIFE,
+    pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
+    TICKET_LIFE,
 };
 use crate::compat;
 use crate::context::listener::Listener;
@@ -100,10 +100,10 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
-        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
-        if result.is_err() {
-            connection.offer_again(ticket);
+        if result.is_err() && connection.state.lock().phase == Phase::Offered {
+            entry.offer();
         }
         result
     }
@@ -149,7 +149,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
@@ -164,24 +164,13 @@ impl Connection {
         parameters.receive_credit_max.min(most)
     }
 
-    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
-        if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
-        }
-    }
-
     /// Refuses the connection that has this ticket.
     ///
     /// # Errors
     ///
     /// `ENOENT` if the ticket is not good (any more).
     pub(crate) fn reject(ticket: &Ticket) -> Result {
-        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        pending::take(ticket).ok_or(ENOENT)?.0.refuse();
         Ok(())
     }
 
@@ -362,35 +351,5 @@ impl Connection {
     pub(super) fn begin_serving(&self, state: &super::State) {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
-    }
-
-    /// One line for debugfs.
-    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        let state = self.state.lock();
-        let memory = state.send.memory().saturating_add(state.receives.memory());
-        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
-        let depths = state.depths.unwrap_or(ReadDepths {
-            initiator_depth: 0,
-            responder_resources: 0,
-        });
-        out.write_fmt(fmt!(
-            "{} {} {} {} {} {} reads={}/{} send_credits={} receive_credits={} memory={}\n",
-            self.number,
-            self.local,
-            self.peer,
-            self.device.name().to_str().unwrap_or("?"),
-            state.engine.state().name(),
-            match state.engine.role() {
-                Role::Active => "active",
-                Role::Passive => "passive",
-            },
-            depths.initiator_depth,
-            depths.responder_resources,
-            state.engine.send_credits(),
-            state.engine.receive_credits(),
-            memory
-                .saturating_add(slots)
-                .saturating_add(size_of::<Self>()),
-        ))
     }
 }

@@ -7,7 +7,7 @@
 //! come free, and completes with its last work request.
 
 use super::send::{Item, Posted, SendQueue};
-use super::{timer, Connection, Event, Later, Phase, State, Status, STATISTICS};
+use super::{timer, Connection, Event, Later, Phase, State, Status};
 use crate::compat;
 use crate::context::plug::Plug;
 use crate::context::Context;
@@ -466,13 +466,13 @@ impl Connection {
         let length = if success { transfer.length } else { 0 };
         trace::rdma(self.number, transfer.write, length, status.number());
         if status == Status::Ok {
-            let (count, bytes) = if transfer.write {
-                (&STATISTICS.rdma_writes, &STATISTICS.rdma_write_bytes)
+            if transfer.write {
+                state.counters.rdma_writes(1);
+                state.counters.rdma_write_bytes(length);
             } else {
-                (&STATISTICS.rdma_reads, &STATISTICS.rdma_read_bytes)
-            };
-            count.add(1);
-            bytes.add(length.into());
+                state.counters.rdma_reads(1);
+                state.counters.rdma_read_bytes(length);
+            }
         }
         if let Some(owner) = &state.owner {
             owner.release_command_bytes(transfer.command_bytes);

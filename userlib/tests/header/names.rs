@@ -238,6 +238,7 @@ pub fn constants() -> Vec<(&'static str, u64)> {
         ("USMBD_PHASE_SERVING", event::PHASE_SERVING.into()),
         ("USMBD_PHASE_LINGERING", event::PHASE_LINGERING.into()),
         ("USMBD_PHASE_DRAINING", event::PHASE_DRAINING.into()),
+        ("USMBD_PHASE_CONNECTING", event::PHASE_CONNECTING.into()),
     ]);
     constants
 }

@@ -6,6 +6,7 @@
 mod active;
 mod back_to_back;
 mod credits;
+mod document;
 mod exhaustive;
 mod lifecycle;
 mod pair;
