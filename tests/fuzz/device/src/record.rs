@@ -343,3 +343,40 @@ impl Source<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decodes(record: &Record, entry: &Entry) -> bool {
+        let header = record.header();
+        let body = record.bytes.get(16..16 + entry.body_length);
+        header.length.get() as usize == record.bytes.len()
+            && body.is_some_and(|body| Command::decode(&header, body).is_ok())
+    }
+
+    #[test]
+    fn valid_records_are_valid_and_every_command_has_one() {
+        let mut random = Random::new(1, 0);
+        let mut state = State::default();
+        state.connections.push(7);
+        state.listeners.push(1);
+        state.touched.push(3);
+        for entry in COMMANDS {
+            for round in 0..200 {
+                let mut tickets = vec![[round as u8; 16]];
+                let mut source = Source {
+                    random: &mut random,
+                    state: &state,
+                    tickets: &mut tickets,
+                };
+                let record = source.of(entry, 9).expect(entry.name);
+                assert!(decodes(&record, entry), "{}", entry.name);
+                // As a command would be that only the table knows.
+                if let Some(record) = source.by_table(entry, 9) {
+                    assert!(decodes(&record, entry), "{}", entry.name);
+                }
+            }
+        }
+    }
+}
