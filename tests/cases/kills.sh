@@ -14,14 +14,9 @@ start_smbd
 share /mnt soft,retrans=1
 random /tmp/file $((4 << 20))
 
-# The smbd that serves the connection: the one with the device open and a parent that is smbd.
+# The smbd that serves the connection: it has the registration area mapped.
 serving() {
-	local pid parent
-	parent=$(cat /run/samba/smbd.pid)
-	for pid in $(pgrep -P "$parent" -x smbd); do
-		# A listener that was inherited is open in all of them.
-		[ "$(ls -l "/proc/$pid/fd" 2>/dev/null | grep -c /dev/usmbd)" -lt 2 ] || echo "$pid"
-	done | head -n 1
+	grep -l /dev/usmbd /proc/[0-9]*/maps 2>/dev/null | head -n 1 | cut -d/ -f3
 }
 
 for round in $(seq "$count"); do

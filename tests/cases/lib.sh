@@ -9,12 +9,15 @@ IWARP="10.9.1.1 fd00:9:1::1"
 [ "${LANE:-stock}" != debug ] || export USMBD_PEER_TIMEOUT=120
 LOG=/tmp/server.log
 server_pid=
+counting=
 
 fail() {
 	echo "FAILED: $*"
 	[ ! -f $LOG ] || { echo "--- the server said:"; tail -n 20 $LOG; }
 	cat /sys/kernel/debug/usmbd/connections /sys/kernel/debug/usmbd/statistics 2>/dev/null
 	[ -z "$server_pid" ] || kill -KILL "$server_pid"
+	[ -z "$counting" ] || uncount_memory
+	[ -d /sys/module/usmbd ] || insmod /build/usmbd.ko
 	exit 1
 }
 
@@ -108,6 +111,7 @@ live_memory() {
 
 uncount_memory() {
 	local t=/sys/kernel/tracing
+	counting=
 	echo "!$got" >$t/events/usmbd_test/got/trigger
 	echo "!$gave" >$t/events/usmbd_test/gave/trigger
 	echo "!$rcu" >$t/events/usmbd_test/rcu/trigger
@@ -120,6 +124,7 @@ uncount_memory() {
 begin_counting() {
 	rmmod usmbd || fail "rmmod"
 	count_memory
+	counting=yes
 	insmod /build/usmbd.ko || fail "insmod"
 	count_rcu
 }

@@ -43,7 +43,7 @@ fn weight(opcode: u16) -> usize {
         RdmaRead::OPCODE | RdmaWrite::OPCODE => 12,
         Accept::OPCODE => 10,
         command::Nop::OPCODE => 5,
-        Disconnect::OPCODE | Listen::OPCODE => 1,
+        Listen::OPCODE => 1,
         _ => 3,
     }
 }
