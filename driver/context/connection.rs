@@ -26,8 +26,8 @@ use crate::verbs::{
     Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net,
     PeerParam, SocketAddr, WorkCompletion,
 };
-use active::Connecting;
 use crate::{module, workqueue};
+use active::Connecting;
 use kernel::bindings;
 use kernel::fmt;
 use kernel::prelude::*;

@@ -580,16 +580,12 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
         Event::Connected {
             user_data,
             connection,
-        } => {
-            Record::new(0, *user_data, &connect::connected(connection), 0)
-        }
+        } => Record::new(0, *user_data, &connect::connected(connection), 0),
         Event::ConnectFailed {
             user_data,
             status,
             peer,
-        } => {
-            Record::new(0, *user_data, &connect::failed(*status, peer), 0)
-        }
+        } => Record::new(0, *user_data, &connect::failed(*status, peer), 0),
         // Its payload does not stand in the event; see `encode_piece`.
         Event::Piece { .. } | Event::HeldPiece { .. } => None,
         Event::NegotiateAnswered { connection, held } => {

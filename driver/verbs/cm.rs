@@ -235,9 +235,7 @@ impl<T: CmOwner> Id<T> {
         to_result(unsafe { ffi::rdma_set_afonly(raw.as_ptr(), 1) })?;
         if let Some(kind) = kind {
             // SAFETY: As above.
-            to_result(unsafe {
-                ffi::rdma_restrict_node_type(raw.as_ptr(), kind.node_type()?)
-            })?;
+            to_result(unsafe { ffi::rdma_restrict_node_type(raw.as_ptr(), kind.node_type()?) })?;
         }
         Ok(Self::from_raw(raw))
     }

@@ -119,7 +119,12 @@ impl Connection {
     }
 
     /// The peer has agreed: the context gets the connection, and CONNECTED.
-    pub(super) fn tell_connected(self: &Arc<Self>, state: &mut State, now: Time, later: &mut Later) {
+    pub(super) fn tell_connected(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Time,
+        later: &mut Later,
+    ) {
         let (Some(connecting), Some(owner)) = (state.connecting.take(), state.owner.clone()) else {
             return;
         };
