@@ -40,6 +40,14 @@ pub(crate) use crate::verbs::ffi::{
     USMBD_IOCB_NOWAIT as IOCB_NOWAIT,
 };
 
+/// The value of a module parameter.
+pub(crate) fn parameter(parameter: &kernel::module_param::ModuleParamAccess<u32>) -> u32 {
+    #[cfg(usmbd_kernel_7_2)]
+    return *parameter.value();
+    #[cfg(not(usmbd_kernel_7_2))]
+    return parameter.value();
+}
+
 /// Readers and pollers of one context wait here.
 ///
 /// 7.3 frees it by RCU; in 7.2 its drop waits for a grace period.

@@ -20,7 +20,7 @@ pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{self, Net, SocketAddr};
+use crate::verbs::{self, opener_may_lock_memory, Net, SocketAddr};
 use connection::Connection;
 use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
@@ -115,7 +115,7 @@ impl Context {
     pub(crate) fn open(file: &File) -> Result<Arc<Self>> {
         let queue = EventQueue::new()?;
         let net = Net::of_current()?;
-        let uid = file.cred().euid().into_uid_in_current_ns();
+        let area = AreaSlot::new(file.cred().euid(), opener_may_lock_memory(file));
         let may_bind_low_port = net.opener_may_bind_low_port(file);
         let is_admin = net.opener_is_admin(file);
         let claims = Claims::new(verbs::opener_uid(file), is_admin);
@@ -144,7 +144,7 @@ impl Context {
                 }, "usmbd_context"),
                 claims <- claims,
                 command_bytes: Atomic::new(0),
-                area <- AreaSlot::new(uid),
+                area <- area,
                 status_page <- status_page,
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -328,7 +328,7 @@ impl Context {
                 if reason.is_some() {
                     inner.past.include(&counters);
                 }
-                if inner.count == 0 && inner.listeners.is_empty() {
+                if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
             }
@@ -337,6 +337,11 @@ impl Context {
         drop(node);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
+    }
+
+    /// Whether connections may come by themselves, so that the end of one is not the context's.
+    fn expects_more(&self, inner: &Inner) -> bool {
+        !inner.listeners.is_empty() || self.has_claims()
     }
 
     /// Whether this is the context's only connection, so that the status page is about it.
@@ -399,9 +404,13 @@ impl Context {
     pub(crate) fn readiness(&self) -> Readiness {
         let (single, ended, connecting) = {
             let inner = self.inner.lock();
-            let alone = inner.listeners.is_empty();
-            let connecting = inner.count == 0 && alone && !inner.connectors.is_empty();
-            (inner.count == 1 && alone, inner.ended, connecting)
+            let more = self.expects_more(&inner);
+            let connecting = inner.count == 0 && !more && !inner.connectors.is_empty();
+            if more {
+                (false, None, connecting)
+            } else {
+                (inner.count == 1, inner.ended, connecting)
+            }
         };
         let head_is_end = self
             .queue

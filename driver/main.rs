@@ -32,6 +32,24 @@ module! {
     authors: ["the usmbd authors"],
     description: "SMB Direct for user space",
     license: "GPL v2",
+    params: {
+        idle_seconds: u32 {
+            default: 60,
+            description: "Seconds after which an unused buffer of an area is given back",
+        },
+        memory_mib: u32 {
+            default: 0,
+            description: "MiB of all areas and registrations (0: 1/8 of memory)",
+        },
+        user_memory_mib: u32 {
+            default: 0,
+            description: "MiB of one user's areas and registrations (0: half of all)",
+        },
+        process_memory_mib: u32 {
+            default: 0,
+            description: "MiB of one process's area and registrations (0: as one user's)",
+        },
+    },
 }
 
 /// What the module owns, in the order in which it must go: no new contexts, no debugfs, no devices,
@@ -40,6 +58,7 @@ struct Usmbd {
     _device: CharDevice,
     _statistics: Pin<KBox<debugfs::File<()>>>,
     _connections: Pin<KBox<debugfs::File<()>>>,
+    _memory: Pin<KBox<debugfs::File<()>>>,
     _client: Client,
     _queue: Workqueue,
 }
@@ -62,6 +81,18 @@ fn device_removing(device: &Arc<Device>) {
     memory::remove_device(device);
 }
 
+/// What the operator set when the module was loaded.
+fn memory_settings() -> memory::Settings {
+    memory::Settings {
+        idle_seconds: compat::parameter(&module_parameters::idle_seconds),
+        limits: memory::Limits {
+            driver: compat::parameter(&module_parameters::memory_mib),
+            user: compat::parameter(&module_parameters::user_memory_mib),
+            process: compat::parameter(&module_parameters::process_memory_mib),
+        },
+    }
+}
+
 impl kernel::Module for Usmbd {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         // SAFETY: Init runs once, and before anything that uses them.
@@ -70,7 +101,7 @@ impl kernel::Module for Usmbd {
             pending::init();
             registry::init();
             route::init();
-            memory::init();
+            memory::init(&memory_settings());
         }
         let queue = Workqueue::create()?;
         // SAFETY: Init runs once; the client is dropped before the module goes.
@@ -78,11 +109,13 @@ impl kernel::Module for Usmbd {
         let directory = debugfs::Dir::new(c"usmbd");
         let statistics = directory.read_callback_file(c"statistics", (), &stats::show);
         let connections = directory.read_callback_file(c"connections", (), &registry::show);
+        let memory = directory.read_callback_file(c"memory", (), &memory::show);
         let device = CharDevice::register()?;
         Ok(Self {
             _device: device,
             _statistics: KBox::pin_init(statistics, GFP_KERNEL)?,
             _connections: KBox::pin_init(connections, GFP_KERNEL)?,
+            _memory: KBox::pin_init(memory, GFP_KERNEL)?,
             _client: client,
             _queue: queue,
         })

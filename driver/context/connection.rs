@@ -10,6 +10,8 @@
 mod active;
 mod link;
 mod operate;
+mod outgoing;
+mod ranges;
 mod receive;
 mod routing;
 mod send;
@@ -47,8 +49,8 @@ use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
 pub(crate) use operate::PhaseShown;
+pub(crate) use outgoing::SendRequest;
 pub(crate) use routing::{Client, Held};
-pub(crate) use send::SendRequest;
 pub(crate) use transfer::TransferRequest;
 
 /// Milliseconds for which a ticket is good.
@@ -189,9 +191,8 @@ pub(crate) struct Later {
     again: bool,
     /// It is the work item's turn, which may start the drain.
     turn: bool,
-    /// Transfers that are done: their memory may be the last of its area, and must not be dropped
-    /// under a lock.
-    done: transfer::List,
+    /// What commands that are done had of the process's memory.
+    done: ranges::List,
 }
 
 impl_has_work! {

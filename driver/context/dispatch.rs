@@ -12,7 +12,7 @@ use super::listener::ListenRequest;
 use super::plug::Plug;
 use super::route::{Identity, Template};
 use super::Context;
-use crate::compat;
+use crate::memory::Unregistered;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -111,19 +111,18 @@ pub(crate) fn command(
         Command::Connect(body) => context.connect(connect::request(user_data, body)?),
         Command::SendPdu(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-            let length = body.payload_length.get();
             let request = SendRequest {
                 user_data,
                 quiet,
                 invalidate: (header.flags.get() & command::INVALIDATE != 0)
                     .then(|| body.invalidate_token.get()),
-                length,
+                length: body.payload_length.get(),
+                ranges: (header.flags.get() & command::RANGES != 0)
+                    .then(|| range_count(header))
+                    .transpose()?,
             };
             context.queue().reserve(1, SlotOf::Command)?;
-            let padding = record::padded(length)
-                .unwrap_or(length)
-                .saturating_sub(length);
-            let result = connection.send(&request, tail, padding, nowait, plug);
+            let result = connection.send(context, &request, tail, nowait, plug);
             if result.is_err() {
                 context.queue().release(1, SlotOf::Command);
             }
@@ -145,19 +144,74 @@ pub(crate) fn command(
             context.set_template(body.template.get(), template(body, tail)?);
             Ok(())
         }
+        Command::RegisterMemory(body) => {
+            context.queue().reserve(1, SlotOf::Command)?;
+            let length = body.length.get();
+            match context.area.register(body.address.get(), length) {
+                Ok(handle) => {
+                    context.post(Event::MemoryRegistered {
+                        user_data,
+                        handle,
+                        length,
+                    });
+                    Ok(())
+                }
+                Err(error) => {
+                    context.queue().release(1, SlotOf::Command);
+                    Err(error)
+                }
+            }
+        }
+        Command::UnregisterMemory(body) => {
+            let handle = body.handle.get();
+            let wanted = UnregisterRequest {
+                context: context.clone(),
+                user_data,
+                handle,
+            };
+            let wanted = KBox::new(wanted, GFP_KERNEL_ACCOUNT)?;
+            context.queue().reserve(1, SlotOf::Command)?;
+            let result = context.area.unregister(handle, wanted);
+            if result.is_err() {
+                context.queue().release(1, SlotOf::Command);
+            }
+            result
+        }
         Command::SetSessionId(body) => context.claim(Identity::SessionId(body.session_id.get())),
         Command::ClearSessionId(body) => {
             context.disclaim(Identity::SessionId(body.session_id.get()))
         }
         Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
         Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
-        Command::RegisterMemory(_) | Command::UnregisterMemory(_) => Err(compat::EOPNOTSUPP),
         Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
         Command::ListConnections(body) => {
             operators::list_connections(context, body, user_data, nowait)
         }
         Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
+}
+
+/// An UNREGISTER_MEMORY that waits until nothing uses the memory any more.
+struct UnregisterRequest {
+    context: Arc<Context>,
+    user_data: u64,
+    handle: u32,
+}
+
+impl Unregistered for UnregisterRequest {
+    fn unregistered(&self) {
+        self.context.post(Event::MemoryUnregistered {
+            user_data: self.user_data,
+            handle: self.handle,
+        });
+    }
+}
+
+/// Ranges that the tail of a SEND_PDU with flag RANGES has; the ABI bounds them.
+fn range_count(header: &Header) -> Result<u16> {
+    let tail = command::Layout::of(header).map_err(|_| EINVAL)?.tail_length;
+    let count = tail as usize / size_of::<layout::MemoryRange>();
+    Ok(u16::try_from(count)?)
 }
 
 fn transfer_request(
@@ -437,6 +491,8 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::HelloDone { .. } => size_of::<event::HelloDone>(),
         Event::NopDone { .. } => size_of::<event::NopDone>(),
         Event::MemoryParameters { .. } => size_of::<event::MemoryParameters>(),
+        Event::MemoryRegistered { .. } => size_of::<event::MemoryRegistered>(),
+        Event::MemoryUnregistered { .. } => size_of::<event::MemoryUnregistered>(),
         Event::Listening { .. } => size_of::<event::Listening>(),
         Event::ListenerClosed { .. } => size_of::<event::ListenerClosed>(),
         Event::ListenerChanged { .. } => size_of::<event::ListenerChanged>(),
@@ -490,6 +546,25 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 buffer_count: crate::memory::BUFFER_COUNT.into(),
                 buffer_size: layout::BUFFER_SIZE.into(),
                 status_page_length: layout::STATUS_PAGE_LENGTH.into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryRegistered {
+            user_data,
+            handle,
+            length,
+        } => {
+            let body = event::MemoryRegistered {
+                handle: (*handle).into(),
+                reserved: 0.into(),
+                length: (*length).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryUnregistered { user_data, handle } => {
+            let body = event::MemoryUnregistered {
+                handle: (*handle).into(),
                 reserved: 0.into(),
             };
             Record::new(0, *user_data, &body, 0)

@@ -30,6 +30,15 @@ pub(crate) enum Event {
     MemoryParameters {
         user_data: u64,
     },
+    MemoryRegistered {
+        user_data: u64,
+        handle: u32,
+        length: u64,
+    },
+    MemoryUnregistered {
+        user_data: u64,
+        handle: u32,
+    },
     Listening {
         user_data: u64,
         status: Status,
@@ -125,6 +134,8 @@ impl Event {
             | Event::Statistics { .. }
             | Event::Connections { .. } => SlotOf::Answer,
             Event::NopDone { .. }
+            | Event::MemoryRegistered { .. }
+            | Event::MemoryUnregistered { .. }
             | Event::Listening { .. }
             | Event::ListenerClosed { .. }
             | Event::PduSent { .. }

@@ -152,6 +152,11 @@ impl Context {
         Ok(())
     }
 
+    /// Whether it has any claims.
+    pub(super) fn has_claims(&self) -> bool {
+        self.claims.own.lock().count > 0
+    }
+
     /// The context ends, and its claims with it.
     pub(crate) fn disclaim_all(&self) {
         let first = || {

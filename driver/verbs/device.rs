@@ -145,6 +145,13 @@ impl Device {
         usize::try_from(most.max(1)).unwrap_or(1)
     }
 
+    /// Pages of one region, if `most` are wanted.
+    pub(crate) fn region_pages(&self, most: usize) -> usize {
+        usize::try_from(self.limits.max_fast_reg_pages)
+            .unwrap_or(most)
+            .clamp(1, most)
+    }
+
     /// The key for memory that was mapped for DMA, and needs no registration.
     pub(crate) fn local_dma_lkey(&self) -> u32 {
         self.lkey

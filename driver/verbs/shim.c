@@ -11,6 +11,7 @@
 #include <linux/netdevice.h>
 #include <linux/nsproxy.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
 #include <linux/uidgid.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_verbs.h>
@@ -188,6 +189,11 @@ u32 usmbd_file_euid(const struct file *file)
 	return __kuid_val(file->f_cred->euid);
 }
 
+bool usmbd_file_capable(const struct file *file, int cap)
+{
+	return file_ns_capable(file, &init_user_ns, cap);
+}
+
 int usmbd_page_count(struct page *page)
 {
 	return page_count(page);
@@ -201,4 +207,24 @@ void usmbd_get_page(struct page *page)
 unsigned long usmbd_total_pages(void)
 {
 	return totalram_pages();
+}
+
+s64 usmbd_pinned_pages_add(struct mm_struct *mm, s64 pages)
+{
+	return atomic64_add_return(pages, &mm->pinned_vm);
+}
+
+unsigned long usmbd_memlock_limit(void)
+{
+	return rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+}
+
+bool usmbd_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void usmbd_cond_resched(void)
+{
+	cond_resched();
 }

@@ -20,6 +20,7 @@ struct ib_qp;
 struct ib_recv_wr;
 struct ib_send_wr;
 struct ib_wc;
+struct mm_struct;
 struct net;
 struct page;
 struct scatterlist;
@@ -80,11 +81,16 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap);
 u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who);
 u32 usmbd_file_euid(const struct file *file);
+bool usmbd_file_capable(const struct file *file, int cap);
 
 /* Memory. */
 int usmbd_page_count(struct page *page);
 void usmbd_get_page(struct page *page);
 unsigned long usmbd_total_pages(void);
+s64 usmbd_pinned_pages_add(struct mm_struct *mm, s64 pages);
+unsigned long usmbd_memlock_limit(void);
+bool usmbd_fatal_signal_pending(void);
+void usmbd_cond_resched(void);
 
 /* Constants that carry a cast, which bindgen does not evaluate. */
 static const int USMBD_IOCB_NOWAIT = (__force int)IOCB_NOWAIT;

@@ -9,12 +9,14 @@
 
 raw_server
 if [ "${LANE:-stock}" = debug ]; then
-	# Not over siw there: it frees the memory that the *peer* registered from user
-	# space (ib_umem_release()) in softirq, which the checkers report.
-	client usmbd-peer placement 10.9.0.1 --sizes 1,5000,300001 || fail "placement"
-	client usmbd-peer placement 10.9.0.1 --sizes 5000 --descriptors 1 --invalidate || fail "remote invalidation"
-	for fault in short-descriptors wrong-key vanish; do
-		client usmbd-peer placement 10.9.0.1 --sizes 30000 --descriptors 1 --fault $fault || fail "$fault"
+	for address in 10.9.0.1 10.9.1.1; do
+		client usmbd-peer placement $address --sizes 1,5000,300001 || fail "placement over $address"
+		client usmbd-peer placement $address --sizes 5000 --descriptors 1 --invalidate ||
+			fail "remote invalidation over $address"
+		for fault in short-descriptors wrong-key vanish; do
+			client usmbd-peer placement $address --sizes 30000 --descriptors 1 --fault $fault ||
+				fail "$fault over $address"
+		done
 	done
 	stop_server
 	all_gone

@@ -5,6 +5,7 @@
 
 use super::Connection;
 use crate::compat;
+use crate::memory::PAGES;
 use crate::verbs::{
     Capacity as QueuePairCapacity, Chain, CmOwner, CompletionQueue, ConnParam, Device, Id,
     Incoming, QueuePair, Receive, WorkCompletion,
@@ -24,8 +25,10 @@ const SEND_SLOTS: u16 = 64;
 const RDMA_SLOTS: u16 = 32;
 /// Receives beyond ReceiveCreditMax, for the engine's last-credit rule.
 pub(super) const SPARE_RECEIVES: u16 = 1;
-/// Scatter/gather entries of an RDMA work request.
-const SEND_SGE: u32 = 4;
+/// Scatter/gather entries of a work request of the send queue, at most.
+pub(super) const SEND_SGE: usize = 4;
+/// Of these, what a PDU takes whose message stands in ranges: one for its header, and one more.
+const LEAST_SGE: u32 = 2;
 
 /// Room in the queues of a connection.
 #[derive(Clone, Copy)]
@@ -41,20 +44,24 @@ impl Capacity {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` if the device's queues are too small for any use.
+    /// `EOPNOTSUPP` if the device's queues, work requests or memory regions are too small for any
+    /// use.
     pub(super) fn for_device(device: &Device, parameters: &Parameters) -> Result<Self> {
         let limits = device.limits();
         let capacity = Self {
             receives: parameters.receive_credit_max.saturating_add(SPARE_RECEIVES),
             sends: SEND_SLOTS,
             rdma: RDMA_SLOTS,
-            send_sge: SEND_SGE.min(limits.max_send_sge),
+            send_sge: limits.max_send_sge.min(u32::try_from(SEND_SGE)?),
         };
+        // Work requests that register a buffer, which have to fit in the slots with one behind them.
+        let regions = PAGES.div_ceil(device.region_pages(PAGES));
         // One more for the drain on each queue.
         if capacity.send_queue() >= limits.max_qp_wr
             || capacity.receive_queue() >= limits.max_qp_wr
             || capacity.completions() > limits.max_cqe
-            || capacity.send_sge == 0
+            || capacity.send_sge < LEAST_SGE
+            || regions >= capacity.rdma.into()
         {
             return Err(compat::EOPNOTSUPP);
         }

@@ -9,8 +9,8 @@
 //! connection has read it.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::Outgoing;
 use super::receive::ReceiveBuffers;
-use super::send::Outgoing;
 use super::{timer, Connection, Event, Later, Phase, Reason, SlotOf, State, Status, Time};
 use super::{OWN_SLOTS, TICKET_LIFE};
 use crate::context::listener::Listener;

@@ -3,8 +3,9 @@
 //! What a context does with a connection: takes it by its ticket, sends on it, lets it go.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::{Outgoing, SendRequest};
+use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
-use super::send::{Outgoing, SendRequest};
 use super::{
     pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
     TICKET_LIFE,
@@ -17,7 +18,8 @@ use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::record::padded;
 use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
@@ -226,36 +228,65 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
+    /// Takes a message. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
     /// when it was.
     ///
     /// # Errors
     ///
     /// `ENOTCONN` if the connection is not established or has ended; `EMSGSIZE` if the peer takes
     /// no message that long; `EAGAIN` if it would have to wait and `nowait` is set (SEND_READY
-    /// follows when there is room); `ERESTARTSYS`; `EFAULT`; `ENOMEM`.
+    /// follows when there is room); `ERESTARTSYS`; `EFAULT`, also for ranges that are not the
+    /// caller's; `EINVAL` for padding that is not zero, or ranges that are not as long as the
+    /// message; `ENOMEM`.
     pub(crate) fn send(
         self: &Arc<Self>,
+        context: &Arc<Context>,
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
-        padding: u32,
         nowait: bool,
         plug: &mut Plug,
     ) -> Result {
-        // Not copied before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request.length, nowait, plug)?;
-        let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
-        let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
-        let mut zero = [0u8; 8];
-        let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
-        if source.copy_from_iter(zero) != zero.len() {
-            return Err(EFAULT);
+        context.reserve_command_bytes(request.list_bytes())?;
+        let result = self.take_message(context, request, source, nowait, plug);
+        if result.is_err() {
+            context.release_command_bytes(request.list_bytes());
         }
-        if zero.iter().any(|byte| *byte != 0) {
-            return Err(EINVAL);
-        }
+        result
+    }
+
+    /// The message of a SEND_PDU.
+    fn fetch_message(
+        &self,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+    ) -> Result<KBox<Outgoing>> {
+        let Some(count) = request.ranges else {
+            let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
+            let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
+            fetch_padding(request.length, source)?;
+            return Ok(message);
+        };
+        let named = fetch_list::<MemoryRange>(source, count)?;
+        let ranges = Ranges::resolve(self, context, &named, false, |total| {
+            (total == request.length).then_some(()).ok_or(EINVAL)
+        })?;
+        Outgoing::in_ranges(request, ranges)
+    }
+
+    fn take_message(
+        self: &Arc<Self>,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        // Not fetched before there is room, or a writer that waits would cost a message.
+        self.wait_for_room(request, nowait, plug)?;
+        let mut message = self.fetch_message(context, request, source)?;
         loop {
-            match self.queue_message(message, request.length)? {
+            match self.queue_message(message)? {
                 None => {
                     plug.hold(self);
                     return Ok(());
@@ -263,28 +294,24 @@ impl Connection {
                 // Another writer was faster.
                 Some(again) => message = again,
             }
-            self.wait_for_room(request.length, nowait, plug)?;
+            self.wait_for_room(request, nowait, plug)?;
         }
     }
 
     /// Queues a message; gives it back if there is no room.
-    fn queue_message(
-        &self,
-        message: KBox<Outgoing>,
-        length: u32,
-    ) -> Result<Option<KBox<Outgoing>>> {
+    fn queue_message(&self, message: KBox<Outgoing>) -> Result<Option<KBox<Outgoing>>> {
+        let length = u64::from(message.length());
         let mut state = self.state.lock();
         if state.phase != Phase::Serving {
             return Err(compat::ENOTCONN);
         }
-        if !state.send.has_room(length) {
+        if !state.send.has_room(message.copied()) {
             return Ok(Some(message));
         }
         let refused = state.send.queue(message).err();
         if refused.is_none() {
             state.publish(self.number, |page| {
-                let accepted = page.bytes_accepted.get();
-                page.bytes_accepted = accepted.wrapping_add(length.into()).into();
+                page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
             });
         }
         Ok(refused)
@@ -295,14 +322,18 @@ impl Connection {
         self.with_state(|_, _, _, _| ());
     }
 
-    fn wait_for_room(self: &Arc<Self>, length: u32, nowait: bool, plug: &mut Plug) -> Result {
-        self.wait_until(nowait, plug, |state| {
-            match state.engine.check_message(length) {
-                Ok(()) => Ok(state.send.has_room(length)),
-                Err(MessageError::Empty) => Err(EINVAL),
-                Err(MessageError::TooLong) => Err(EMSGSIZE),
-                Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
-            }
+    fn wait_for_room(
+        self: &Arc<Self>,
+        request: &SendRequest,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        let check = |state: &super::State| state.engine.check_message(request.length);
+        self.wait_until(nowait, plug, |state| match check(state) {
+            Ok(()) => Ok(state.send.has_room(request.copied())),
+            Err(MessageError::Empty) => Err(EINVAL),
+            Err(MessageError::TooLong) => Err(EMSGSIZE),
+            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
         })
     }
 
@@ -352,4 +383,18 @@ impl Connection {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
     }
+}
+
+/// What stands behind a payload of `length` bytes: zeros up to the record's end.
+fn fetch_padding(length: u32, source: &mut IovIterSource<'_>) -> Result {
+    let padding = padded(length).unwrap_or(length).saturating_sub(length);
+    let mut zero = [0u8; 8];
+    let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
+    if source.copy_from_iter(zero) != zero.len() {
+        return Err(EFAULT);
+    }
+    if zero.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
 }

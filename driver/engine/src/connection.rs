@@ -90,6 +90,9 @@ pub struct Message {
     pub length: u32,
     /// The peer's token to invalidate with it.
     pub invalidate: Option<u32>,
+    /// Bytes of it that its next PDU can carry at most, not zero: a caller that gathers the payload
+    /// from many places may reach less than a PDU holds.
+    pub payload_limit: u32,
 }
 
 /// What the caller has when it asks for actions.

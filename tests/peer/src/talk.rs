@@ -3,19 +3,23 @@
 //! `talk`: messages of somebody else's making, one step per line of standard input, one line of
 //! answer each:
 //!
-//! - `send HEX`: sends this message; answers `sent`
+//! - `send HEX`: sends this message, as far as credits allow, and the rest meanwhile; answers `sent`
 //! - `receive`: answers with the next message, in hexadecimal digits
 //! - `idle SECONDS`: keeps the connection alive; it must not end; answers `idle`
 //! - `end`: waits for the end; answers `ended` and how
 //! - `disconnect`: disconnects in order; answers `ended` and how
 //!
-//! Says `connected` first. What does not work ends it.
+//! Says `connected` first. What does not work ends it. Between the steps the connection lives.
 
 use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::target::{Parameters, Target};
 use std::io::{BufRead, Write};
+use std::sync::mpsc::{channel, Receiver, TryRecvError};
 use std::time::Duration;
+
+/// How long the connection has its way before the next step is looked for.
+const TURN: Duration = Duration::from_millis(20);
 
 fn bytes_of(text: &str) -> Result<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -37,7 +41,6 @@ fn step(connection: &mut Connection, line: &str) -> Result<String> {
     match name {
         "send" => {
             connection.send(bytes_of(value)?)?;
-            connection.flush()?;
             Ok("sent".into())
         }
         "receive" => Ok(hex_of(&connection.receive()?.bytes)),
@@ -56,22 +59,46 @@ fn step(connection: &mut Connection, line: &str) -> Result<String> {
     }
 }
 
+/// Lines of standard input, from a thread that waits for them.
+fn lines() -> Receiver<String> {
+    let (to, from) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    from
+}
+
 /// Talks over one connection until standard input ends; returns the number of steps.
 pub fn run(target: &Target, parameters: Parameters) -> Result<u32> {
     let mut connection = Connection::connect(target, parameters)?;
-    let mut say = |text: &str| {
+    let say = |text: &str| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush())
     };
     let failed = |error: std::io::Error| Error::Different(format!("standard streams: {error}"));
     say("connected").map_err(failed)?;
     let mut steps = 0;
-    for line in std::io::stdin().lock().lines() {
-        let answer = step(&mut connection, line.map_err(failed)?.trim())?;
-        say(&answer).map_err(failed)?;
-        steps += 1;
+    let lines = lines();
+    loop {
+        match lines.try_recv() {
+            Ok(line) => {
+                let answer = step(&mut connection, line.trim())?;
+                say(&answer).map_err(failed)?;
+                steps += 1;
+            }
+            Err(TryRecvError::Disconnected) => return Ok(steps),
+            Err(TryRecvError::Empty) => match connection.idle(TURN) {
+                Ok(()) => {}
+                // Some step will ask for it.
+                Err(Error::Ended(_)) => std::thread::sleep(TURN),
+                Err(other) => return Err(other),
+            },
+        }
     }
-    Ok(steps)
 }
 
 #[cfg(test)]

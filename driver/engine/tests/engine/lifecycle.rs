@@ -288,6 +288,7 @@ fn trap_1_nothing_comes_between_fragments() {
     let message = Message {
         length: 10_000,
         invalidate: None,
+        payload_limit: 10_000,
     };
     let first = side.connection.poll_action(&outlook(Some(message)));
     assert!(matches!(first, Some(Action::Transmit(_))));
@@ -299,6 +300,28 @@ fn trap_1_nothing_comes_between_fragments() {
         panic!("no fragment");
     };
     assert_eq!(next.payload_offset, 1340);
+}
+
+#[test]
+fn fragments_are_cut_where_the_caller_says() {
+    let mut side = Side::established();
+    side.receive(&transfer(255, 20, 0, 0, &[]));
+    side.payload_limit = 1000;
+    let message = pattern(3_500, 0);
+    side.send(message.clone());
+    let sent = side.take_sent();
+    let lengths: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 16)).collect();
+    assert_eq!(lengths, [1000, 1000, 1000, 500]);
+    let remaining: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 8)).collect();
+    assert_eq!(remaining, [2500, 1500, 500, 0]);
+    let payload: Vec<u8> = sent.iter().flat_map(|pdu| pdu[24..].to_vec()).collect();
+    assert_eq!(payload, message);
+    // Never more than a PDU holds, and never nothing.
+    side.payload_limit = 0;
+    side.send(vec![1, 2]);
+    let sent = side.take_sent();
+    let lengths: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 16)).collect();
+    assert_eq!(lengths, [1, 1]);
 }
 
 #[test]
