@@ -64,7 +64,7 @@ for round in $(seq "$count"); do
 		client usmbd-peer placement 10.9.0.1 --count 1000 --sizes 200000 --timeout 60 >/tmp/peer.log 2>&1 &
 		peer=$!
 		until_true 60 eval '[ $(statistic connections) = 1 ]' || fail "no connection"
-		(echo $([ $victim = hog ] && echo 1000 || echo 500) >/proc/$BASHPID/oom_score_adj; hog) &
+		(echo $([ $victim = hog ] && echo 1000 || echo 0) >/proc/$BASHPID/oom_score_adj; hog) &
 		hog=$!
 		if [ $victim = hog ]; then
 			timeout 120 tail --pid=$hog -f /dev/null || fail "nobody was killed"
