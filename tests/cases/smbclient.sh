@@ -16,7 +16,7 @@ listens_for_rdma() {
 }
 LAB_SMB_CONF=/tmp/rdma-only.conf LAB_NO_TCP=1 lab smbd start || fail "smbd does not start"
 until_true 30 listens_for_rdma || fail "smbd does not listen for SMB Direct"
-[ -z "$(ss -Hltn)" ] || fail "somebody listens: $(ss -Hltn)"
+[ -z "$(ss -Hltn 'sport = :445')" ] || fail "somebody listens on TCP port 445"
 
 made=$(statistic connections_made) messages=$(statistic messages_received)
 files_come_back client 10.9.0.1 1 1000 65536 1048577 9000000
