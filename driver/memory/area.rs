@@ -91,8 +91,8 @@ impl WorkItem for Area {
     }
 }
 
-/// The mm of the calling task: of its process, or for a worker of io_uring the one that it works
-/// for.
+/// The mm of the calling task: of its process, or for a worker of io_uring that of whoever submitted
+/// the call, and for the polling thread of a ring that of whoever made it.
 fn current_mm() -> Option<ARef<Mm>> {
     let task = kernel::current!();
     task.mm().map(|mm| ARef::from(&**mm))

@@ -97,7 +97,7 @@ def limits():
     check("or is a SIGBUS", own.in_child(touch) == -7)
     memory = own.Own(2 * PAGE)
     refused("registered memory counts as well", errno.ENOMEM,
-            lambda: device.write(own.register(memory.address, PAGE)))
+            lambda: device.write(raw.register_memory(memory.address, PAGE)))
     check("nothing is pinned then", own.counted() == 0)
     advise(area, 0, length=4 * MIB)
     check("what is not idle yet counts", populate(area, 11) != 0)
@@ -211,7 +211,7 @@ def survivors():
     own.unregistered(second, own.registered(second, memory.address, PAGE))
     assert own.LIBC.munmap(ctypes.c_void_p(target), 4 * MIB) == 0
     refused("unmapped where it was moved to", errno.EFAULT,
-            lambda: second.write(own.register(memory.address, PAGE)))
+            lambda: second.write(raw.register_memory(memory.address, PAGE)))
     check("the third context has it still", three[MIB:MIB + 4] == b"kept")
     own.unregistered(third, own.registered(third, memory.address, PAGE))
     three.close()

@@ -82,7 +82,7 @@ def serve_one_and_vanish(where, length):
     # Both the data and the answer stand in memory of a process that will not be there.
     area[7:12] = b"w" + seed.to_bytes(4, "little")
     device.write(raw.rdma(raw.RDMA_WRITE, connection, [(handle, 0, length)], descriptors)
-                 + own.send_ranges(connection, [(0, 7, 5)]))
+                 + raw.send_ranges(connection, [(0, 7, 5)]))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -112,13 +112,13 @@ def unregister_under_a_transfer(where):
     memory.map[:length] = own.serve.pattern(seed, length)
     area[:1] = b"w"
     transfer = raw.rdma(raw.RDMA_WRITE, connection, [(handle, 0, length)], descriptors, user_data=1)
-    device.write(transfer + own.unregister(handle, 2))
+    device.write(transfer + raw.unregister_memory(handle, 2))
     lib.refused("a handle that was given up", 14, lambda: device.write(transfer))
-    lib.refused("to give it up twice", 14, lambda: device.write(own.unregister(handle)))
+    lib.refused("to give it up twice", 14, lambda: device.write(raw.unregister_memory(handle)))
     first = device.next(60 * lib.SLOW)
     second = device.next(60 * lib.SLOW)
     check("RDMA_COMPLETE comes first", first[0] == raw.RDMA_COMPLETE and first[2] == 1)
-    check("and then MEMORY_UNREGISTERED", second[0] == own.MEMORY_UNREGISTERED and second[2] == 2)
+    check("and then MEMORY_UNREGISTERED", second[0] == raw.MEMORY_UNREGISTERED and second[2] == 2)
     check("nothing is counted then", own.counted() == 0)
     device.write(raw.send_pdu(connection, b"w" + seed.to_bytes(4, "little"), flags=raw.QUIET))
     lib.ended_well("the peer's contents", peer)
@@ -147,7 +147,7 @@ def order(where):
         start = 8 * own.MIB - 3
         area[start:start + 5] = answer
         device.write(raw.rdma(raw.RDMA_WRITE, connection, local, descriptors, raw.QUIET)
-                     + own.send_ranges(connection, [(7, own.MIB - 3, 3), (8, 0, 1), (8, 1, 1)],
+                     + raw.send_ranges(connection, [(7, own.MIB - 3, 3), (8, 0, 1), (8, 1, 1)],
                                        user_data=9))
         _, user_data, body = device.expect(raw.PDU_SENT, 60 * lib.SLOW)
         check("PDU_SENT", user_data == 9 and struct.unpack_from("<QI", body) == (connection, 0))

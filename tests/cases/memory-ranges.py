@@ -43,7 +43,7 @@ class Served:
             for at, value in enumerate(reserved):
                 struct.pack_into("<I", one, 32 + 16 * at + 12, value)
             yield name, bytes(one)
-        one = bytearray(own.send_ranges(self.connection, bare, max(total, 1) if total < 1 << 20 else 1000))
+        one = bytearray(raw.send_ranges(self.connection, bare, max(total, 1) if total < 1 << 20 else 1000))
         for at, value in enumerate(reserved):
             struct.pack_into("<I", one, 32 + 16 * at + 12, value)
         yield "SEND_PDU", bytes(one)
@@ -102,13 +102,13 @@ def check_ranges(served):
     check("a forked child", own.in_child(child) == 0)
     many = [(handle, n, 1) for n in range(64)]
     refused("65 ranges", errno.EINVAL, lambda: served.device.write(
-        own.send_ranges(served.connection, many + [(handle, 0, 1)])))
+        raw.send_ranges(served.connection, many + [(handle, 0, 1)])))
     return area, elsewhere, handle
 
 
 def check_messages(served, handle):
     def send(what, number, ranges, length):
-        one = own.send_ranges(served.connection, ranges, length)
+        one = raw.send_ranges(served.connection, ranges, length)
         refused(f"SEND_PDU, {what}", number, lambda: served.device.write(one))
 
     send("less than the ranges", errno.EINVAL, [(0, 0, 10)], 9)
@@ -116,13 +116,13 @@ def check_messages(served, handle):
     send("longer than the peer takes", errno.EMSGSIZE, [(handle, 0, MIB)] * 2, 2 * MIB)
     send("longer than any message", errno.EINVAL, [(handle, 0, MIB)] * 17, 17 * MIB)
     refused("SEND_PDU without ranges", errno.EINVAL, lambda: served.device.write(
-        raw.record(raw.SEND_PDU, struct.pack("<QII", served.connection, 1, 0), own.RANGES)))
+        raw.record(raw.SEND_PDU, struct.pack("<QII", served.connection, 1, 0), raw.RANGES)))
     refused("SEND_PDU, half a range", errno.EINVAL, lambda: served.device.write(
-        raw.record(raw.SEND_PDU, struct.pack("<QII", served.connection, 1, 0) + bytes(8), own.RANGES)))
+        raw.record(raw.SEND_PDU, struct.pack("<QII", served.connection, 1, 0) + bytes(8), raw.RANGES)))
     refused("RDMA_WRITE has no flag RANGES", errno.EINVAL, lambda: served.device.write(
-        raw.rdma(raw.RDMA_WRITE, served.connection, [(0, 0, 1)], [(0, 1, 1)], own.RANGES)))
+        raw.rdma(raw.RDMA_WRITE, served.connection, [(0, 0, 1)], [(0, 1, 1)], raw.RANGES)))
     refused("SEND_PDU, no such connection", errno.ENOENT, lambda: served.device.write(
-        own.send_ranges(served.connection + 1000, [(0, 0, 1)])))
+        raw.send_ranges(served.connection + 1000, [(0, 0, 1)])))
 
 
 # Copies what it is told to its standard output, and exits with the errno.
@@ -142,10 +142,10 @@ def check_tricked(served, handle):
     with open("/proc/self/maps", encoding="ascii") as file:
         stack = next(line for line in file if "[stack]" in line)
     records = dict(served.commands([(0, 0, 1)]))
-    records["a handle"] = own.send_ranges(served.connection, [(handle, 0, 1)])
-    records["REGISTER_MEMORY"] = own.register(int(stack.split("-")[0], 16), PAGE)
-    records["REGISTER_MEMORY of ours"] = own.register(memory.address, PAGE)
-    records["UNREGISTER_MEMORY"] = own.unregister(handle)
+    records["a handle"] = raw.send_ranges(served.connection, [(handle, 0, 1)])
+    records["REGISTER_MEMORY"] = raw.register_memory(int(stack.split("-")[0], 16), PAGE)
+    records["REGISTER_MEMORY of ours"] = raw.register_memory(memory.address, PAGE)
+    records["UNREGISTER_MEMORY"] = raw.unregister_memory(handle)
     for name, one in records.items():
         command = [sys.executable, "-c", TRICKED, one.hex()]
         status = subprocess.run(command, stdout=served.device.fd, check=False).returncode
@@ -164,7 +164,7 @@ def check_taken(served, area, handle, elsewhere):
     memory_base = own.serve.pattern(1, 5000)
     area[MIB - 2000:MIB] = memory_base[:2000]
     area[2 * MIB:2 * MIB + 3000] = memory_base[2000:]
-    served.device.write(own.send_ranges(served.connection, [(0, MIB - 2000, 2000), (2, 0, 3000)],
+    served.device.write(raw.send_ranges(served.connection, [(0, MIB - 2000, 2000), (2, 0, 3000)],
                                         user_data=5))
     _, user_data, body = served.device.expect(raw.PDU_SENT, 30 * lib.SLOW)
     check("PDU_SENT", user_data == 5 and struct.unpack_from("<QI", body) == (served.connection, 0))
@@ -183,7 +183,7 @@ def check_taken(served, area, handle, elsewhere):
         area[start:start + size] = second[at:at + size]
         local.append((3, at + n * 3, size))
         at += size
-    served.device.write(own.send_ranges(served.connection, local, user_data=6))
+    served.device.write(raw.send_ranges(served.connection, local, user_data=6))
     _, user_data, _ = served.device.expect(raw.PDU_SENT, 30 * lib.SLOW)
     check("64 ranges are sent", user_data == 6)
 

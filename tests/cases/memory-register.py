@@ -29,20 +29,21 @@ def record(device, one):
 def who_may():
     device, other = raw.Device(), raw.Device()
     memory = own.Own(PAGE)
-    one = own.register(memory.address, PAGE)
+    one = raw.register_memory(memory.address, PAGE)
     refused("without an area", errno.EFAULT, record(device, one))
     area = other.map_area(1)
     refused("with an area of another context", errno.EFAULT, record(device, one))
     handle = own.registered(other, memory.address, PAGE)
-    refused("to give up through another context", errno.EFAULT, record(device, own.unregister(handle)))
+    refused("to give up through another context", errno.EFAULT, record(device, raw.unregister_memory(handle)))
     mine = device.map_area(1)
-    refused("a handle is no buffer", errno.EFAULT, record(device, own.unregister(0)))
-    refused("no such handle", errno.EFAULT, record(device, own.unregister(handle + 1)))
-    refused("a reserved field", errno.EINVAL, record(device, own.unregister(handle, reserved=1)))
+    refused("a handle is no buffer", errno.EFAULT, record(device, raw.unregister_memory(0)))
+    refused("no such handle", errno.EFAULT, record(device, raw.unregister_memory(handle + 1)))
+    dirty = raw.record(raw.UNREGISTER_MEMORY, struct.pack("<II", handle, 1))
+    refused("a reserved field", errno.EINVAL, record(device, dirty))
 
     def child():
         # It has the descriptor, and a copy of the memory, but no area.
-        for one in (own.register(memory.address, PAGE), own.unregister(handle)):
+        for one in (raw.register_memory(memory.address, PAGE), raw.unregister_memory(handle)):
             try:
                 device.write(one)
             except OSError as error:
@@ -54,7 +55,7 @@ def who_may():
         with device.map_area(1):
             number = own.registered(device, memory.address, PAGE)
             try:
-                device.write(own.unregister(handle if handle != number else handle + 5))
+                device.write(raw.unregister_memory(handle if handle != number else handle + 5))
             except OSError as error:
                 return 0 if error.errno == errno.EFAULT else 3
         return 4
@@ -97,11 +98,11 @@ def what_can_be(device):
     check("a handle is not given out again soon",
           own.registered(device, memory.address, PAGE) not in handles)
     for what, one in (
-            ("no bytes", own.register(memory.address, 0)),
-            ("too many bytes", own.register(memory.address, (1 << 30) + 1)),
-            ("bytes that wrap", own.register((1 << 64) - PAGE, PAGE + 1)),
-            ("a flag", raw.record(own.REGISTER_MEMORY, struct.pack("<QQ", memory.address, 1), flags=1)),
-            ("a longer record", raw.record(own.REGISTER_MEMORY, bytes(24)))):
+            ("no bytes", raw.register_memory(memory.address, 0)),
+            ("too many bytes", raw.register_memory(memory.address, (1 << 30) + 1)),
+            ("bytes that wrap", raw.register_memory((1 << 64) - PAGE, PAGE + 1)),
+            ("a flag", raw.record(raw.REGISTER_MEMORY, struct.pack("<QQ", memory.address, 1), flags=1)),
+            ("a longer record", raw.record(raw.REGISTER_MEMORY, bytes(24)))):
         refused(what, errno.EINVAL, record(device, one))
 
 
@@ -109,7 +110,7 @@ def what_cannot_be(device):
     base = own.counted(), own.pinned()
 
     def fault(what, address, length):
-        refused(what, errno.EFAULT, record(device, own.register(address, length)))
+        refused(what, errno.EFAULT, record(device, raw.register_memory(address, length)))
         check(f"{what}: nothing stays", (own.counted(), own.pinned()) == base)
 
     fault("address zero", 0, PAGE)
@@ -146,15 +147,15 @@ def what_cannot_be(device):
 def how_many(device):
     memory = own.Own(PAGE)
     handles = [own.registered(device, memory.address, 1) for _ in range(1024)]
-    one = own.register(memory.address, 1)
+    one = raw.register_memory(memory.address, 1)
     refused("one registration too many", errno.ENOMEM, record(device, one))
     own.unregistered(device, handles.pop())
     handles.append(own.registered(device, memory.address, 1))
     check("the driver counts them", own.memory("registrations") == 1024)
     for handle in handles:
-        device.write(own.unregister(handle))
+        device.write(raw.unregister_memory(handle))
     for _ in handles:
-        device.expect(own.MEMORY_UNREGISTERED)
+        device.expect(raw.MEMORY_UNREGISTERED)
     check("the driver counts none", own.memory("registrations") == 0)
 
 
@@ -170,7 +171,7 @@ def endings(device):
     check("no mapping is left", lib.until(lambda: own.pinned() == base))
     check("nothing is counted", own.counted() == 0)
     third = device.map_area(1)
-    refused("what ended with the area", errno.EFAULT, record(device, own.unregister(handle)))
+    refused("what ended with the area", errno.EFAULT, record(device, raw.unregister_memory(handle)))
     third.close()
 
     def child():
@@ -197,7 +198,7 @@ def limited():
     for what, device, free in (("opened with CAP_IPC_LOCK", raw.Device(fd=int(sys.argv[2])), True),
                                ("opened without", raw.Device(), False)):
         area = device.map_area(1)
-        beyond = record(device, own.register(memory.address + 1, pages * PAGE))
+        beyond = record(device, raw.register_memory(memory.address + 1, pages * PAGE))
         if free:
             handle = own.registered(device, memory.address + 1, pages * PAGE)
             check(f"{what}: counted", own.counted() == pages + 1)
@@ -206,7 +207,7 @@ def limited():
             refused(f"{what}: a page too many", errno.ENOMEM, beyond)
             check(f"{what}: nothing is counted", own.counted() == 0)
             handle = own.registered(device, memory.address, pages * PAGE)
-            refused(f"{what}: one more", errno.ENOMEM, record(device, own.register(memory.address, 1)))
+            refused(f"{what}: one more", errno.ENOMEM, record(device, raw.register_memory(memory.address, 1)))
             own.unregistered(device, handle)
             own.unregistered(device, own.registered(device, memory.address, pages * PAGE))
         area.close()

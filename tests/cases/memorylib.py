@@ -14,9 +14,6 @@ from lib import raw  # noqa: E402
 sys.path.insert(0, "/src/tests/raw")
 import serve  # noqa: E402
 
-REGISTER_MEMORY, UNREGISTER_MEMORY = 0x0021, 0x0022
-MEMORY_REGISTERED, MEMORY_UNREGISTERED = 0x8021, 0x8022
-RANGES = 4
 FIRST_HANDLE = 1 << 31
 MIB, PAGE = 1 << 20, 4096
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -24,34 +21,18 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mremap.restype = ctypes.c_void_p
 
 
-def register(address, length, user_data=0):
-    return raw.record(REGISTER_MEMORY, struct.pack("<QQ", address, length), user_data=user_data)
-
-
-def unregister(handle, user_data=0, reserved=0):
-    return raw.record(UNREGISTER_MEMORY, struct.pack("<II", handle, reserved), user_data=user_data)
-
-
-def send_ranges(connection, ranges, length=None, flags=0, user_data=0):
-    """SEND_PDU of a message that stands in (buffer or handle, offset, length)."""
-    length = sum(n for _, _, n in ranges) if length is None else length
-    body = struct.pack("<QII", connection, length, 0)
-    body += b"".join(raw.RANGE.pack(*one, 0) for one in ranges)
-    return raw.record(raw.SEND_PDU, body, flags | RANGES, user_data)
-
-
 def registered(device, address, length):
     """Registers; the handle."""
-    device.write(register(address, length, 77))
-    _, user_data, body = device.expect(MEMORY_REGISTERED)
+    device.write(raw.register_memory(address, length, 77))
+    _, user_data, body = device.expect(raw.MEMORY_REGISTERED)
     handle, reserved, told = struct.unpack("<IIQ", body)
     assert (user_data, reserved, told) == (77, 0, length), (user_data, reserved, told)
     return handle
 
 
 def unregistered(device, handle):
-    device.write(unregister(handle, 78))
-    _, user_data, body = device.expect(MEMORY_UNREGISTERED)
+    device.write(raw.unregister_memory(handle, 78))
+    _, user_data, body = device.expect(raw.MEMORY_UNREGISTERED)
     assert (user_data, struct.unpack("<II", body)) == (78, (handle, 0)), (user_data, body)
 
 
@@ -189,7 +170,7 @@ class Server(serve.Server):
         local = [(b, o + self.turn % 8 * 64, n) for b, o, n in self.ranges(len(message), count, first)]
         local = local if self.inside(local) else self.ranges(len(message), 1, first)
         self.fill(local, message)
-        self.write(send_ranges(connection, local, flags=raw.QUIET))
+        self.write(raw.send_ranges(connection, local, flags=raw.QUIET))
 
     @staticmethod
     def inside(local):

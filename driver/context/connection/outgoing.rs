@@ -234,6 +234,14 @@ impl Outgoing {
         })
     }
 
+    /// Whether nothing has to be registered before it is sent.
+    pub(super) fn is_registered(&self) -> bool {
+        match &self.body {
+            Body::Copied(_) => true,
+            Body::Ranges(ranges) => ranges.is_registered(),
+        }
+    }
+
     /// Sees to it that the ranges in which it stands are registered.
     pub(super) fn register(&mut self, number: u64, send: &mut SendQueue) -> Progress {
         match &mut self.body {

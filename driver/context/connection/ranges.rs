@@ -30,7 +30,7 @@ pub(super) struct Ranges {
     within: u32,
     /// Bytes that are taken.
     taken: u32,
-    /// All of it is registered, or will be before the work requests that use it.
+    /// See [`Self::is_registered`].
     registered: bool,
     /// Keys of one use that are invalidated: of whole ranges, and regions of the next.
     invalidated: usize,
@@ -191,6 +191,11 @@ impl Ranges {
                 let region = if at == 0 { self.region_invalidated } else { 0 };
                 range.buffer.one_use_key(region).is_some()
             })
+    }
+
+    /// Whether all is registered, or will be before the work requests that use it.
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered
     }
 
     /// Sees to it that all is registered for connection `number`, in the chain if need be. There is

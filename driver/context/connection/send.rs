@@ -341,11 +341,17 @@ impl Connection {
     /// The message at the head of the ordered queue, for the engine; none if it has to wait. Its
     /// ranges are registered, in front of it if need be.
     fn next_message(&self, state: &mut State) -> Option<engine::Message> {
+        let entries = state.send.payload_sge;
+        match state.send.ordered.front()? {
+            Item::Message(message) if message.is_registered() => {
+                return message.for_engine(entries)
+            }
+            _ => {}
+        }
         let Some(Item::Message(mut message)) = state.send.ordered.pop() else {
             return None;
         };
         let progress = message.register(self.number, &mut state.send);
-        let entries = state.send.payload_sge;
         let next = message.for_engine(entries);
         // It came from the front just now, so there is room.
         let _ = state.send.ordered.push_front(Item::Message(message));
