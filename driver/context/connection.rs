@@ -573,7 +573,7 @@ impl Connection {
     fn finish(self: &Arc<Self>) {
         let (link, memory, listener, ticket, messages) = {
             let mut state = self.state.lock();
-            let memory = state.receives.retire();
+            let memory = (state.receives.retire(), state.send.retire());
             (
                 state.link.take(),
                 memory,

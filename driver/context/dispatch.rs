@@ -249,7 +249,7 @@ fn template(
     body: &command::SetNegotiateTemplate,
     tail: &mut IovIterSource<'_>,
 ) -> Result<Option<Arc<Template>>> {
-    let length = body.response_length.get() as usize;
+    let length = body.response_length.get();
     if length == 0 {
         return Ok(None);
     }
@@ -265,12 +265,11 @@ fn template(
         }
         presumptions.push(presumption, GFP_KERNEL_ACCOUNT)?;
     }
-    let mut response = KVec::from_elem(0u8, length, GFP_KERNEL_ACCOUNT)?;
+    let mut response = KVec::from_elem(0u8, length as usize, GFP_KERNEL_ACCOUNT)?;
     fetch(tail, &mut response)?;
     let mut padding = [0u8; 8];
-    let padding = padding
-        .get_mut(..length.next_multiple_of(8).saturating_sub(length))
-        .ok_or(EINVAL)?;
+    let behind = record::padded(length).ok_or(EINVAL)?.saturating_sub(length);
+    let padding = padding.get_mut(..behind as usize).ok_or(EINVAL)?;
     fetch(tail, padding)?;
     if padding.iter().any(|byte| *byte != 0) {
         return Err(EINVAL);

@@ -13,9 +13,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw, refused  # noqa: E402
-from routing import GUID, IWARP_PORT, PORT, SESSION, Client  # noqa: E402
+from routelib import GUID, IWARP_PORT, PORT, SESSION, Client  # noqa: E402
 
 ALICE, BOB = 1000, 1001
 CLAIMS = 1024
@@ -124,8 +124,9 @@ def users():
     second = routing.as_uid(ALICE)
     refused("a second one of the same uid", errno.EEXIST, lambda: second.write(raw.set_client_guid(GUID)))
     second.close()
-    refused("a second administrator", errno.EEXIST,
-            lambda: routing.Remote().write(raw.set_client_guid(GUID)))
+    second = routing.Remote()
+    refused("a second administrator", errno.EEXIST, lambda: second.write(raw.set_client_guid(GUID)))
+    second.close()
     alice.write(raw.clear_client_guid(GUID))
     goes_to("the administrator's again", where, (root, None), [bob, alice], PORT)
     root.write(raw.clear_client_guid(GUID))

@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw  # noqa: E402
 
 NETDEV = {"rxe0": ("rxe", "veth0"), "siw0": ("siw", "veth2")}
@@ -101,7 +101,7 @@ def with_address():
     device.write(raw.accept(body[16:32]))
     _, _, body = device.expect(raw.ACCEPTED, 20 * lib.SLOW)
     (connection,) = struct.unpack_from("<Q", body)
-    # With a connection on it, being routed or not.
+    # With a connection on it, whose end nobody reads meanwhile.
     link_del("rxe0")
     seen = set()
     while len(seen) < 2:

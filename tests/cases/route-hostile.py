@@ -12,9 +12,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw  # noqa: E402
-from routing import GUID, SESSION, Client, context, header, negotiate, session_setup  # noqa: E402
+from routelib import GUID, SESSION, Client, context, header, negotiate, session_setup  # noqa: E402
 
 
 def patched(message, at, value):

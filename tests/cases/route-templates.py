@@ -12,9 +12,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw, refused  # noqa: E402
-from routing import Client, context, halves, negotiate  # noqa: E402
+from routelib import Client, context, halves, negotiate  # noqa: E402
 
 OLD, NEW = routing.response(0x0302), routing.response(0x0311)
 

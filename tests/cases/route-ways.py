@@ -12,9 +12,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
-import routing  # noqa: E402
+import routelib as routing  # noqa: E402
 from lib import check, raw  # noqa: E402
-from routing import GUID, SESSION, Client  # noqa: E402
+from routelib import GUID, SESSION, Client  # noqa: E402
 
 FABRICS = {"10.9.0.1": 2, "fd00:9:0::1": 2, "10.9.1.1": 3, "fd00:9:1::1": 3}
 TEMPLATE = routing.response()

@@ -67,8 +67,9 @@ pub(super) struct SendQueue {
     max_sge: usize,
     /// Entries for the payload of a PDU whose message stands in ranges.
     payload_sge: usize,
-    /// Headers that do not stand before their payload, one for each entry of `posted`.
-    headers: DmaBuffer,
+    /// Headers that do not stand before their payload, one for each entry of `posted`. Gone when
+    /// nothing is posted any more.
+    headers: Option<DmaBuffer>,
     send_slots: u16,
     pub(super) rdma_slots: u16,
     /// Work requests since the last one that asked for a completion.
@@ -95,16 +96,22 @@ impl SendQueue {
             max_sge,
             // The header takes one, of memory that needs no region.
             payload_sge: device.max_rdma_sge(true).min(max_sge.saturating_sub(1)),
-            headers: DmaBuffer::allocate(
+            headers: Some(DmaBuffer::allocate(
                 device,
                 entries.saturating_mul(LONGEST_HEADER),
                 Direction::ToDevice,
-            )?,
+            )?),
             send_slots: capacity.sends,
             rdma_slots: capacity.rdma,
             unsignalled: 0,
             failure: None,
         })
+    }
+
+    /// Nothing is posted any more: gives the mapping up, to be dropped. The device may go then,
+    /// while an event that nobody reads still holds the connection.
+    pub(super) fn retire(&mut self) -> Option<DmaBuffer> {
+        self.headers.take()
     }
 
     /// Whether nothing waits and nothing is posted.
@@ -136,8 +143,9 @@ impl SendQueue {
         let rings = self.ordered.capacity() * size_of::<Option<Item>>()
             + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
             + self.posted.capacity() * size_of::<Option<Posted>>();
+        let headers = self.headers.as_ref().map_or(0, DmaBuffer::len);
         rings
-            .saturating_add(self.headers.as_slice().len())
+            .saturating_add(headers)
             .saturating_add(self.chain.memory())
     }
 
@@ -245,15 +253,16 @@ impl SendQueue {
         let length = transmit.header_length as usize;
         let entry = (self.next % self.posted.capacity().max(1) as u64) as usize;
         let start = entry.checked_mul(LONGEST_HEADER)?;
-        self.headers
+        let headers = self.headers.as_mut()?;
+        headers
             .as_mut_slice()
             .get_mut(start..start.checked_add(length)?)?
             .copy_from_slice(transmit.header.get(..length)?);
-        self.headers.sync_for_device(start.saturating_add(length));
+        headers.sync_for_device(start.saturating_add(length));
         *sges.first_mut()? = Sge {
-            address: self.headers.address().checked_add(start as u64)?,
+            address: headers.address().checked_add(start as u64)?,
             length: transmit.header_length,
-            lkey: self.headers.lkey(),
+            lkey: headers.lkey(),
         };
         Some(1)
     }

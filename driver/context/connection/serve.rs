@@ -104,8 +104,12 @@ impl Connection {
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
         let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
-        if result.is_err() && connection.state.lock().phase == Phase::Offered {
+        if result.is_err() {
             entry.offer();
+            if connection.state.lock().phase != Phase::Offered {
+                // It may have ended before the entry was back, and did not find it.
+                drop(pending::take(ticket));
+            }
         }
         result
     }

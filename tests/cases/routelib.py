@@ -128,9 +128,16 @@ class Lines:
         line, self.rest = self.rest.split(b"\n", 1)
         return line.decode()
 
+    def close(self):
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self.process.wait()
+
     def kill(self):
         self.process.kill()
-        self.process.wait()
+        self.close()
 
 
 class Client(Lines):
@@ -168,8 +175,7 @@ class Client(Lines):
 
     def disconnect(self):
         answer = self.step("disconnect")
-        self.process.stdin.close()
-        self.process.wait()
+        self.close()
         return answer
 
 
@@ -219,8 +225,7 @@ class Remote(raw.Device):
         return int(opcode), int(flags), int(user_data), bytes.fromhex(body)
 
     def close(self):
-        self.lines.process.stdin.close()
-        self.lines.process.wait()
+        self.lines.close()
 
     def kill(self):
         self.lines.kill()
