@@ -250,7 +250,8 @@ def busy_reader():
     """While one reader is stuck in a page fault, others that may not wait are told so, and those that
     may can be killed."""
     userfaultfd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
-    if not check("userfaultfd", userfaultfd >= 0):
+    if userfaultfd < 0 and ctypes.get_errno() == errno.ENOSYS:
+        print("this kernel has no userfaultfd", flush=True)
         return
     import fcntl
     import mmap

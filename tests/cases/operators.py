@@ -200,11 +200,13 @@ def many_and_another_network():
     server = lib.Server(lib.ROCE)
     admin = raw.Device()
     before = len(listed(admin))
-    process = lib.peer("echo", lib.ROCE, "--sizes", "1000", "--connections", 40, "--count", 100000)
-    server.serve(lambda: len(server.accepted) == 40, 60)
+    # With all checkers on, so many at once would not be negotiated in time.
+    many = 40 if lib.SLOW == 1 else 4
+    process = lib.peer("echo", lib.ROCE, "--sizes", "1000", "--connections", many, "--count", 100000)
+    server.serve(lambda: len(server.accepted) == many, 60)
     entries = listed(admin)
     numbers = [entry["number"] for entry in entries]
-    check(f"{len(entries)} connections in order", len(entries) == before + 40 and numbers == sorted(numbers))
+    check(f"{len(entries)} connections in order", len(entries) == before + many and numbers == sorted(numbers))
     check("those after one", [entry["number"] for entry in listed(admin, numbers[-3])] == numbers[-2:])
     check("none after the last", listed(admin, numbers[-1]) == [])
 
@@ -221,12 +223,12 @@ def many_and_another_network():
         except OSError as error:
             good = good and error.errno == errno.ENOENT
         # What was opened before still belongs to where it was opened.
-        good = good and len(listed(admin)) == before + 40
+        good = good and len(listed(admin)) == before + many
         os._exit(0 if good else 1)
     check("another network namespace", os.waitpid(child, 0)[1] == 0)
     for number in numbers:
         admin.write(raw.drop(number))
-    server.serve(lambda: len(server.reasons) == 40, 60)
+    server.serve(lambda: len(server.reasons) == many, 60)
     check(f"reasons {set(server.reasons)}", set(server.reasons) == {DROPPED})
     process.kill()
     process.communicate()
