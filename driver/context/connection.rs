@@ -457,10 +457,12 @@ impl Connection {
             }
         }
         if state.engine.end().is_some() {
+            // Only the work item's own turn drains: it is the one that sees the markers complete, and
+            // so two threads never both find that the drain is done. And draining sleeps, while a
+            // caller may have asked not to.
             if later.turn {
                 self.start_draining(state, later);
             } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
-                // Draining sleeps, and a caller may have asked not to.
                 later.again = true;
             }
         } else if state.phase == Phase::Lingering
