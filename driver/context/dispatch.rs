@@ -136,6 +136,8 @@ pub(crate) fn command(
         }
         Command::Disconnect(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
+            // What was written in front of it takes effect in front of it.
+            plug.pull();
             connection.disconnect_by_command(user_data)
         }
         Command::SetNegotiateTemplate(body) => {

@@ -43,20 +43,21 @@ awk '
 stop_server
 
 # 32 messages by one write().
+rm -f /tmp/go
 python3 - <<'END' >/tmp/many.out 2>&1 &
-import os, struct, sys
+import os, sys
 sys.path[:0] = ["/src/tests/cases"]
 import lib
 from lib import raw
 server = lib.Server("10.9.0.1")
 connection = server.accept_one()
-server.serve(lambda: server.messages == {} and os.path.exists("/tmp/go"))
+server.serve(lambda: os.path.exists("/tmp/go"))
 batch = b"".join(raw.send_pdu(connection, b"x" * 64, flags=raw.QUIET) for _ in range(32))
-print("taken", server.device.write(batch) or len(batch), flush=True)
+server.device.write(batch)
+print("taken", flush=True)
 server.serve(lambda: bool(server.reasons))
 END
 server_pid=$!
-rm -f /tmp/go
 sleep 2
 client usmbd-peer hold 10.9.0.1 --seconds 60 --end >/tmp/peer.log 2>&1 &
 peer=$!
@@ -72,4 +73,29 @@ most=$(sed -n 's/usmbd_post:.*requests=\([0-9]*\).*/\1/p' /tmp/trace | sort -n |
 kill $peer
 wait $server_pid
 server_pid=
+
+# What was written in front of a DISCONNECT is posted in front of it.
+python3 - <<'END' || fail "a message in front of a DISCONNECT"
+import sys
+sys.path[:0] = ["/src/tests/cases"]
+import lib
+from lib import raw
+server = lib.Server("10.9.0.1")
+peer = lib.peer("hold", "10.9.0.1", "--seconds", 60, "--end")
+connection = server.accept_one()
+# The peer's first PDU brings our credits.
+def has_credits():
+    with open("/sys/kernel/debug/usmbd/connections", encoding="ascii") as file:
+        return " send_credits=0 " not in file.read()
+lib.check("credits to send with", lib.until(has_credits))
+before = lib.statistics()["pdus_sent"]
+server.device.write(raw.send_pdu(connection, b"x" * 6000) + raw.disconnect(connection))
+# 6000 bytes are 5 PDUs of at most 1340.
+sent = lib.statistics()["pdus_sent"] - before
+lib.check(f"{sent} PDUs were posted", sent >= 5)
+lib.check("the end", server.serve(lambda: bool(server.reasons)))
+peer.kill()
+peer.wait()
+lib.finish()
+END
 all_gone
