@@ -64,6 +64,7 @@ fi
 
 read -ra more <<<"${QEMU:-}"
 status_file=$run/out/.lab/status
+rel=${run#"$TOP"/}
 
 boot_guest() {
 	TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
@@ -87,13 +88,12 @@ for try in 1 2 3; do
 	[ -s "$run/out/.lab/unwell" ] || break
 	mv "$run/out/.lab/unwell" "$run/unwell.$try"
 	rm -f "$status_file"
-	say "vm: the kernel complained before anything of ours was loaded (${run#"$TOP"/}/unwell.$try); booting it again"
+	say "vm: boot $try of at most 3: the kernel complained before anything of ours was loaded ($rel/unwell.$try)"
 done
 
 rm -rf "$run/tmp"
 [ ! -f "$run/out/.lab/dmesg" ] || mv "$run/out/.lab/dmesg" "$run/dmesg"
 [ -f "$run/dmesg" ] || cp "$run/console" "$run/dmesg"
-rel=${run#"$TOP"/}
 
 bad=0
 if ! "$VM/guest/splats" <"$run/dmesg" >"$run/splats" || ! "$VM/guest/splats" <"$run/console" >>"$run/splats"; then
