@@ -312,9 +312,18 @@ impl Connection {
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        let link = Link::establish(&connection, incoming, &capacity, &conn_param)?;
-        let link = Arc::new(link, GFP_KERNEL_ACCOUNT)?;
-        registry::insert(&connection)?;
+        let link = Link::establish(&connection, incoming, &capacity, &conn_param)
+            .and_then(|link| Ok(Arc::new(link, GFP_KERNEL_ACCOUNT)?))
+            .and_then(|link| registry::insert(&connection).map(|()| link));
+        let link = match link {
+            Ok(link) => link,
+            Err(error) => {
+                // What the queue pair said before it went must not keep the connection.
+                connection.state.lock().phase = Phase::Gone;
+                workqueue::cancel_sync::<_, 1>(&connection);
+                return Err(error);
+            }
+        };
         STATISTICS.connections.add(1);
         connection.state.lock().link = Some(link);
         // Completions that came before the link stood in its place wait for this turn.

@@ -48,6 +48,18 @@ host_lane() {
 	count host "$suites" "$ok" "$bad"
 }
 
+# steps TITLE COMMAND...: a step of the host's whose lines say "ok" or "FAIL".
+steps() {
+	local title=$1 out=$BUILD/test/${1// /-}.out ok bad
+	shift
+	say "test: $title"
+	"$@" >"$out" 2>&1 || grep -v '^ok ' "$out" || true
+	ok=$(grep -c '^ok ' "$out" || true)
+	bad=$(grep -c '^FAIL ' "$out" || true)
+	[ "$((ok + bad))" != 0 ] || bad=1
+	count "$title" "$((ok + bad))" "$ok" "$bad"
+}
+
 # guest_lane TITLE RUN: the cases for LANE and KREL (from the environment).
 guest_lane() {
 	local title=$1 out=$BUILD/vm/$2 ok bad status=0
@@ -79,10 +91,13 @@ mkdir -p "$BUILD/test"
 debug_setup=$!
 
 host_lane
+steps lints "$VM/lints.sh"
 if "$VM/stage.sh"; then
 	for k in "${KERNELS[@]}"; do
 		LANE=stock KREL=$k guest_lane "stock $k" "stock-$k"
 	done
+	# The lanes have built the module for all kernels.
+	steps "no panic path" "$VM/panics.sh"
 	say "test: debug: waiting for its kernel"
 	if wait $debug_setup; then
 		LANE=debug KREL='' guest_lane debug debug

@@ -396,6 +396,11 @@ impl Connection {
         self.transmit()
     }
 
+    /// Posts bytes as they are: a PDU that breaks rules. It takes no credit of ours.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.post(bytes, None)
+    }
+
     /// The next message.
     pub fn receive(&mut self) -> Result<Message> {
         let end = Instant::now() + self.parameters.timeout;

@@ -6,9 +6,11 @@
 
 mod connection;
 mod content;
+mod crowd;
 mod echo;
 mod error;
 mod ksmbd;
+mod misbehave;
 mod placement;
 mod raw;
 mod serve;
@@ -175,6 +177,35 @@ enum Command {
         target: TargetArguments,
         #[command(flatten)]
         parameters: ParameterArguments,
+    },
+    /// Connect again and again, do anything with the connections, right or wrong, and leave.
+    Misbehave {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+    },
+    /// Have many connections at a time that do nothing.
+    Crowd {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+        /// Negotiate, and then be silent; else be silent at once.
+        #[arg(long)]
+        negotiate: bool,
+        /// Seconds to stay after the last came.
+        #[arg(long, default_value_t = 0)]
+        seconds: u64,
+        /// Threads that connect side by side.
+        #[arg(long, default_value_t = 4)]
+        threads: u32,
     },
     /// SMB2 NEGOTIATE with a real server.
     Ksmbd {
@@ -356,6 +387,48 @@ fn run(command: Command) -> Result<String> {
         Command::Talk { target, parameters } => {
             let steps = talk::run(&target.target(), target.parameters(&parameters))?;
             Ok(format!("talk: {steps} steps"))
+        }
+        Command::Misbehave {
+            target,
+            connections,
+            seconds,
+            seed,
+        } => {
+            let end = start + Duration::from_secs(seconds);
+            let timeout = target.timeout();
+            let lives = together(connections, |index| {
+                let seed = seed.wrapping_add(index.wrapping_mul(1_000_003));
+                Ok(misbehave::run(&target.target(), timeout, seed, end))
+            })?;
+            let (made, tried) = lives
+                .iter()
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            Ok(format!(
+                "misbehave: {made} of {tried} connections negotiated"
+            ))
+        }
+        Command::Crowd {
+            target,
+            parameters,
+            count,
+            negotiate,
+            seconds,
+            threads,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let time = Duration::from_secs(seconds);
+            let came = together(threads, |_| {
+                let share = count / threads;
+                Ok(crowd::run(
+                    &target.target(),
+                    parameters,
+                    share,
+                    negotiate,
+                    time,
+                ))
+            })?;
+            let came: u32 = came.iter().sum();
+            Ok(format!("crowd: {came} of {count} came in"))
         }
         Command::Ksmbd { target, parameters } => {
             ksmbd::run(&target.target(), target.parameters(&parameters))
