@@ -25,6 +25,9 @@ server usmbd-fuzz-device --seed "${USMBD_TEST_FUZZ_SEED:-1}" --time "$seconds" -
 misbehave 10.9.0.1 --connections 3 --seconds "$seconds" --seed 1
 misbehave 10.9.1.1 --connections 2 --seconds "$seconds" --seed 2
 misbehave fd00:9:0::1 --connections 1 --seconds "$seconds" --seed 3
+# Where the driver routes, by what SMB clients say first.
+misbehave 10.9.0.1 --port 446 --smb --connections 2 --seconds "$seconds" --seed 4
+misbehave 10.9.1.1 --port 5446 --smb --connections 1 --seconds "$seconds" --seed 5
 wait "$server_pid"
 status=$?
 server_pid=

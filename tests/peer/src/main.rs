@@ -188,6 +188,9 @@ enum Command {
         seconds: u64,
         #[arg(long, default_value_t = 1)]
         seed: u32,
+        /// Begin with SMB2 NEGOTIATE and SESSION_SETUP, for a listener that routes.
+        #[arg(long)]
+        smb: bool,
     },
     /// Have many connections at a time that do nothing.
     Crowd {
@@ -393,12 +396,14 @@ fn run(command: Command) -> Result<String> {
             connections,
             seconds,
             seed,
+            smb,
         } => {
             let end = start + Duration::from_secs(seconds);
             let timeout = target.timeout();
             let lives = together(connections, |index| {
                 let seed = seed.wrapping_add(index.wrapping_mul(1_000_003));
-                Ok(misbehave::run(&target.target(), timeout, seed, end))
+                let manners = misbehave::Manners { seed, end, smb };
+                Ok(misbehave::run(&target.target(), timeout, manners))
             })?;
             let (made, tried) = lives
                 .iter()

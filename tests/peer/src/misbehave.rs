@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// What a message with descriptors of our memory begins with; twin of the fuzzer's in
 /// tests/fuzz/device.
 const KEYS: &[u8] = b"KEYS";
+/// Clients and sessions that the other side may have claimed, from 1 on; twin of the fuzzer's.
+const IDENTITIES: u32 = 40;
 /// Bytes of memory that the other side may read and write.
 const MEMORY: usize = 1 << 20;
 
@@ -44,8 +46,18 @@ impl Dice {
     }
 }
 
-/// Connects until `end`; how many connections were negotiated, and how many were tried.
-pub fn run(target: &Target, timeout: Duration, seed: u32, end: Instant) -> (u32, u32) {
+/// How to misbehave.
+#[derive(Clone, Copy)]
+pub struct Manners {
+    pub seed: u32,
+    pub end: Instant,
+    /// Begin as an SMB client does.
+    pub smb: bool,
+}
+
+/// Connects until the end; how many connections were negotiated, and how many were tried.
+pub fn run(target: &Target, timeout: Duration, manners: Manners) -> (u32, u32) {
+    let Manners { seed, end, .. } = manners;
     let mut dice = Dice {
         seed,
         rolled: 0,
@@ -56,7 +68,7 @@ pub fn run(target: &Target, timeout: Duration, seed: u32, end: Instant) -> (u32,
         tried += 1;
         match dice.below(10) {
             0 => drop(half_open(target, timeout, &mut dice)),
-            _ => made += u32::from(live(target, timeout, &mut dice, end).is_ok()),
+            _ => made += u32::from(live(target, timeout, &mut dice, manners).is_ok()),
         }
     }
     (made, tried)
@@ -95,7 +107,7 @@ fn half_open(target: &Target, timeout: Duration, dice: &mut Dice) -> Result<()> 
 }
 
 /// A connection that is negotiated, and what it does with its life.
-fn live(target: &Target, timeout: Duration, dice: &mut Dice, end: Instant) -> Result<()> {
+fn live(target: &Target, timeout: Duration, dice: &mut Dice, manners: Manners) -> Result<()> {
     let parameters = Parameters {
         credits: [1, 2, 16, 64, 255][dice.below(5) as usize],
         max_send_size: [128, 1364, 4096][dice.below(3) as usize],
@@ -105,9 +117,9 @@ fn live(target: &Target, timeout: Duration, dice: &mut Dice, end: Instant) -> Re
     };
     let mut connection = Connection::connect(target, parameters)?;
     let memory = connection.endpoint.register(MEMORY, true)?;
-    connection.send(keys(&memory))?;
     // From here on an error is a life's end like another.
-    let _ = act(&mut connection, dice, end);
+    let _ = begin(&mut connection, dice, &memory, manners.smb)
+        .and_then(|()| act(&mut connection, dice, manners.end));
     match dice.below(4) {
         0 => connection.endpoint.break_queue_pair(),
         1 => {
@@ -118,6 +130,67 @@ fn live(target: &Target, timeout: Duration, dice: &mut Dice, end: Instant) -> Re
         2 => connection.disconnect(),
         _ => Ok(()),
     }
+}
+
+/// The first messages.
+fn begin(connection: &mut Connection, dice: &mut Dice, memory: &Region, smb: bool) -> Result<()> {
+    if smb {
+        let client = 1 + dice.below(IDENTITIES) as u8;
+        let mut negotiate = negotiate(client, dice.below(2) == 0);
+        if dice.below(8) == 0 {
+            let at = dice.below(negotiate.len() as u32) as usize;
+            negotiate[at] = dice.byte();
+        }
+        connection.send(negotiate)?;
+        // Mostly the answer comes meanwhile, if one comes.
+        connection.idle(Duration::from_millis(dice.below(200).into()))?;
+        if dice.below(4) != 0 {
+            connection.send(session_setup((1 + dice.below(IDENTITIES)).into()))?;
+        }
+        // Whoever gets the connection has to accept it first.
+        connection.idle(Duration::from_millis(dice.below(300).into()))?;
+    }
+    connection.send(keys(memory))
+}
+
+/// A header, [MS-SMB2] 2.2.1.2.
+fn smb2(command: u16, session: u64) -> Vec<u8> {
+    let mut bytes = b"\xfeSMB".to_vec();
+    bytes.extend([64, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(command.to_le_bytes());
+    bytes.extend([1, 0]);
+    bytes.extend([0; 8]);
+    bytes.extend(u64::from(command).to_le_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(session.to_le_bytes());
+    bytes.extend([0; 16]);
+    bytes
+}
+
+/// NEGOTIATE, [MS-SMB2] 2.2.3: for 3.0, or for 3.1.1 too, with one context.
+fn negotiate(client: u8, newest: bool) -> Vec<u8> {
+    let mut bytes = smb2(0, 0);
+    bytes.extend([36, 0, 1 + u8::from(newest), 0, 1, 0, 0, 0, 0x44, 0, 0, 0]);
+    bytes.extend([client; 16]);
+    if newest {
+        // Behind the header, this, and both dialects.
+        bytes.extend([64 + 36 + 4, 0, 0, 0, 1, 0, 0, 0]);
+        bytes.extend([0x00, 0x03, 0x11, 0x03]);
+        bytes.extend([2, 0, 4, 0, 0, 0, 0, 0, 1, 0, 2, 0]);
+    } else {
+        bytes.extend([0; 8]);
+        bytes.extend([0x00, 0x03]);
+    }
+    bytes
+}
+
+/// SESSION_SETUP, [MS-SMB2] 2.2.5.
+fn session_setup(session: u64) -> Vec<u8> {
+    let mut bytes = smb2(1, session);
+    bytes.extend([25, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 88, 0, 4, 0]);
+    bytes.extend([0; 8]);
+    bytes.extend(b"blob");
+    bytes
 }
 
 fn keys(memory: &Region) -> Vec<u8> {

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use usmbd_abi::command::{self, Body};
-use usmbd_abi::event::Event;
+use usmbd_abi::event::{ConnectionInfo, Event};
 use usmbd_abi::memory::BufferDescriptorV1;
 use usmbd_abi::record::{BatchHeader, Header};
 use zerocopy::FromBytes;
@@ -22,6 +22,19 @@ pub const CHILD: u64 = 1 << 63;
 /// A ticket, and whether somebody used it already is the driver's to know.
 pub type Ticket = [u8; 16];
 
+/// Memory of the process's own that is registered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Registration {
+    pub handle: u32,
+    pub length: u64,
+}
+
+/// What is not of one context alone, and who keeps it.
+pub trait Common {
+    fn ticket(&mut self, ticket: Ticket);
+    fn registered(&mut self, registration: Registration);
+}
+
 /// What may be used for commands.
 #[derive(Default)]
 pub struct State {
@@ -33,6 +46,11 @@ pub struct State {
     pub mappings: Vec<Mapping>,
     /// Buffers that have memory.
     pub touched: Vec<u32>,
+    /// What the context has claimed.
+    pub sessions: Vec<u64>,
+    pub guids: Vec<[u8; 16]>,
+    /// Listeners whose LISTENER_CLOSED was read.
+    closed: HashSet<u32>,
     /// `user_data` of commands that were accepted, or are being written, and whose event is due.
     due: HashMap<u64, u16>,
     /// Of those that need not have an event.
@@ -71,6 +89,10 @@ impl Context {
             command::Hello::OPCODE,
             command::Nop::OPCODE,
             command::GetMemoryParameters::OPCODE,
+            command::RegisterMemory::OPCODE,
+            command::UnregisterMemory::OPCODE,
+            command::QueryStatistics::OPCODE,
+            command::ListConnections::OPCODE,
             command::Listen::OPCODE,
             command::CloseListener::OPCODE,
             command::Accept::OPCODE,
@@ -105,6 +127,20 @@ impl Context {
         state.optional.remove(&user_data);
     }
 
+    /// It was accepted, with this behind its header.
+    pub fn accepted(&self, header: &Header, rest: &[u8]) {
+        let mut state = self.state.lock().unwrap();
+        let session = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let guid = rest.first_chunk().copied();
+        match header.opcode.get() {
+            command::SetSessionId::OPCODE => state.sessions.extend(session),
+            command::ClearSessionId::OPCODE => state.sessions.retain(|one| Some(*one) != session),
+            command::SetClientGuid::OPCODE => state.guids.extend(guid),
+            command::ClearClientGuid::OPCODE => state.guids.retain(|one| Some(*one) != guid),
+            _ => {}
+        }
+    }
+
     /// Commands whose event is still due.
     pub fn due(&self) -> Vec<(u64, u16)> {
         let state = self.state.lock().unwrap();
@@ -121,7 +157,7 @@ impl Context {
         buffer: &mut [u8],
         nowait: bool,
         fault: bool,
-        world: &mut dyn FnMut(Ticket),
+        common: &mut dyn Common,
         sum: &Sum,
     ) -> io::Result<Option<Result<(), String>>> {
         let Ok(_reading) = self.reading.try_lock() else {
@@ -131,10 +167,10 @@ impl Context {
         if buffer.is_empty() && length == 0 {
             return Ok(None);
         }
-        Ok(Some(self.batch(&buffer[..length], world, sum)))
+        Ok(Some(self.batch(&buffer[..length], common, sum)))
     }
 
-    fn batch(&self, bytes: &[u8], world: &mut dyn FnMut(Ticket), sum: &Sum) -> Result<(), String> {
+    fn batch(&self, bytes: &[u8], common: &mut dyn Common, sum: &Sum) -> Result<(), String> {
         let (batch, mut rest) =
             BatchHeader::read_from_prefix(bytes).map_err(|_| "no batch header".to_string())?;
         if batch.bytes.get() as usize != bytes.len() || batch.count.get() == 0 {
@@ -150,7 +186,7 @@ impl Context {
             }
             let event = Event::decode(&header, &rest[16..length])
                 .ok_or_else(|| format!("{header:?} has no body"))?;
-            self.event(&header, &event, world)?;
+            self.event(&header, &event, common)?;
             rest = &rest[length..];
         }
         match rest {
@@ -163,7 +199,7 @@ impl Context {
         &self,
         header: &Header,
         event: &Event<'_>,
-        world: &mut dyn FnMut(Ticket),
+        common: &mut dyn Common,
     ) -> Result<(), String> {
         let user_data = header.user_data.get();
         let mut state = self.state.lock().unwrap();
@@ -178,8 +214,23 @@ impl Context {
         }
         let about = match event {
             Event::ConnectionReady(body, _) => {
-                world(body.ticket);
+                common.ticket(body.ticket);
                 None
+            }
+            Event::MemoryRegistered(body, _) => {
+                common.registered(Registration {
+                    handle: body.handle.get(),
+                    length: body.length.get(),
+                });
+                None
+            }
+            Event::ListenerChanged(body, _) if state.closed.contains(&body.listener.get()) => {
+                return Err(format!("an event behind the listener's last: {event:?}"));
+            }
+            Event::Connections(body, tail)
+                if tail.len() != body.count.get() as usize * size_of::<ConnectionInfo>() =>
+            {
+                return Err(format!("{body:?} with {} bytes", tail.len()));
             }
             Event::Listening(body, _) => {
                 if body.status.get() == 0 {
@@ -191,12 +242,18 @@ impl Context {
                 state
                     .listeners
                     .retain(|listener| *listener != body.listener.get());
+                state.closed.insert(body.listener.get());
                 None
             }
             Event::Accepted(body, _) => {
                 state.connections.push(body.connection.get());
                 Some(body.connection)
             }
+            Event::ConnectionRouted(body, _) => {
+                state.connections.push(body.connection.get());
+                Some(body.connection)
+            }
+            Event::NegotiateAnswered(body, _) => Some(body.connection),
             Event::PduReceived(body, tail) => {
                 let payload = &tail[..tail.len().min(body.payload_length.get() as usize)];
                 state.piece(body.connection.get(), body, payload)?;

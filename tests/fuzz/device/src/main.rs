@@ -26,10 +26,14 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use usmbd_abi::command::{Body, Listen};
-use usmbd_abi::record::Header;
+use usmbd_abi::command::{Body, Listen, SetNegotiateTemplate, MODE_ROUTE};
+use usmbd_abi::record::{Header, SocketAddress};
+use usmbd_abi::smb2::DIALECT_311;
 use worker::{Worker, World};
 use zerocopy::IntoBytes;
+
+const ROUTED_PORT: u16 = 446;
+const ROUTED_IWARP_PORT: u16 = 5446;
 
 #[derive(Parser)]
 #[command(
@@ -59,37 +63,56 @@ struct Cli {
     log: Option<PathBuf>,
 }
 
-/// The listener that peers find.
-fn listen(context: &Context, number: u64) -> std::io::Result<()> {
+fn command<B: Body>(context: &Context, number: u64, body: &B, tail: &[u8]) -> std::io::Result<()> {
+    let length = size_of::<Header>() + size_of::<B>() + tail.len();
     let header = Header {
-        length: 56.into(),
-        opcode: Listen::OPCODE.into(),
+        length: (length as u32).into(),
+        opcode: B::OPCODE.into(),
         flags: 0.into(),
         user_data: number.into(),
     };
     context.expect(&header);
-    let body = Listen::default();
     let parts = [
         IoSlice::new(header.as_bytes()),
         IoSlice::new(body.as_bytes()),
+        IoSlice::new(tail),
     ];
-    sys::write(
-        context.fd(),
-        &parts,
-        sys::Manner {
-            nowait: false,
-            fault: false,
+    let manner = sys::Manner {
+        nowait: false,
+        fault: false,
+    };
+    sys::write(context.fd(), &parts, manner).map(drop)
+}
+
+/// The listeners that peers find: one that hands over by ticket, on the default ports, and one that
+/// routes, on the ports behind these, with a template for one of the dialects.
+fn listen(context: &Context, world: &World) -> std::io::Result<()> {
+    command(context, world.number(), &Listen::default(), &[])?;
+    let response = record::template(DIALECT_311);
+    let template = SetNegotiateTemplate {
+        response_length: (response.len() as u32).into(),
+        ..SetNegotiateTemplate::default()
+    };
+    command(context, world.number(), &template, &response)?;
+    let routed = Listen {
+        address: SocketAddress {
+            port: ROUTED_PORT.into(),
+            ..SocketAddress::default()
         },
-    )?;
-    Ok(())
+        iwarp_port: ROUTED_IWARP_PORT.into(),
+        mode: MODE_ROUTE.into(),
+        ..Listen::default()
+    };
+    command(context, world.number(), &routed, &[])
 }
 
 fn run(cli: &Cli) -> std::io::Result<bool> {
     let patience = Duration::from_secs(cli.patience);
-    let world = Arc::new(World::new(cli.seed, cli.batches, cli.log.clone(), patience));
+    let world = World::new(cli.seed, cli.batches, cli.log.clone(), patience)?;
+    let world = Arc::new(world);
     sys::let_signals_interrupt();
     let steady = Context::open(world.number(), true)?;
-    listen(&steady, world.number())?;
+    listen(&steady, &world)?;
     println!("listening; seed {}", cli.seed);
 
     let threads: Vec<_> = (0..cli.threads)

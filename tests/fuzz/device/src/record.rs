@@ -6,13 +6,17 @@
 //! that has no generator of its own here gets bodies of numbers that mean something, and a tail as
 //! long as its decoder wants it.
 
-use crate::context::{State, Ticket};
+mod extra;
+
+pub use extra::template;
+
+use crate::context::{Registration, State, Ticket};
 use crate::random::Random;
 use usmbd_abi::command::{
     self, Accept, Body, CloseListener, Command, Disconnect, Entry, Hello, Listen, RdmaRead,
     RdmaWrite, Reject, SendPdu, SetParameters, Transfer, COMMANDS,
 };
-use usmbd_abi::memory::{BufferDescriptorV1, MemoryRange, BUFFER_SIZE};
+use usmbd_abi::memory::BufferDescriptorV1;
 use usmbd_abi::record::{Header, SocketAddress, HEADER_LENGTH};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -20,9 +24,19 @@ use zerocopy::{FromBytes, IntoBytes};
 pub struct Record {
     pub bytes: Vec<u8>,
     pub ticket: Option<Ticket>,
+    /// Memory that it names; one that is to be given up is not in the list any more.
+    pub registration: Option<Registration>,
 }
 
 impl Record {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            ticket: None,
+            registration: None,
+        }
+    }
+
     pub fn header(&self) -> Header {
         Header::read_from_prefix(&self.bytes)
             .map_or_else(|_| Header::default(), |(header, _)| header)
@@ -34,7 +48,14 @@ pub struct Source<'a> {
     pub random: &'a mut Random,
     pub state: &'a State,
     pub tickets: &'a mut Vec<Ticket>,
+    /// The process's own memory, as far as it is registered.
+    pub registrations: &'a mut Vec<Registration>,
+    /// Memory to register: where it starts, and its length.
+    pub arena: (u64, usize),
 }
+
+/// Flags, body and tail.
+type Parts = (u16, Vec<u8>, Vec<u8>);
 
 /// How often a command is tried, and whether a generator here knows it.
 fn weight(opcode: u16) -> usize {
@@ -43,7 +64,8 @@ fn weight(opcode: u16) -> usize {
         RdmaRead::OPCODE | RdmaWrite::OPCODE => 12,
         Accept::OPCODE => 10,
         command::Nop::OPCODE => 5,
-        Listen::OPCODE => 1,
+        Listen::OPCODE | command::SetParameters::OPCODE => 1,
+        command::Drop::OPCODE | Disconnect::OPCODE | Reject::OPCODE => 2,
         _ => 3,
     }
 }
@@ -76,7 +98,7 @@ impl Source<'_> {
     }
 
     fn of(&mut self, entry: &Entry, user_data: u64) -> Option<Record> {
-        let mut ticket = None;
+        let (mut ticket, mut registration) = (None, None);
         let (flags, body, tail) = match entry.opcode {
             Hello::OPCODE => {
                 let body = Hello {
@@ -106,24 +128,30 @@ impl Source<'_> {
                 ticket = (!self.tickets.is_empty()).then(|| self.tickets.swap_remove(at));
                 (0, ticket?.to_vec(), Vec::new())
             }
-            SendPdu::OPCODE => self.send()?,
-            RdmaRead::OPCODE | RdmaWrite::OPCODE => self.transfer()?,
-            Disconnect::OPCODE => {
+            SendPdu::OPCODE => self.send(&mut registration)?,
+            RdmaRead::OPCODE | RdmaWrite::OPCODE => self.transfer(&mut registration)?,
+            Disconnect::OPCODE | command::Drop::OPCODE => {
                 let connection = self.random.pick(&self.state.connections)?;
-                (
-                    0,
-                    Disconnect {
-                        connection: connection.into(),
-                    }
-                    .as_bytes()
-                    .to_vec(),
-                    Vec::new(),
-                )
+                (0, connection.to_le_bytes().to_vec(), Vec::new())
             }
-            _ => return self.by_table(entry, user_data),
+            command::UnregisterMemory::OPCODE => {
+                let at = self.random.below(self.registrations.len());
+                let known = !self.registrations.is_empty() && !self.state.mappings.is_empty();
+                registration = known.then(|| self.registrations.swap_remove(at));
+                let handle = registration?.handle;
+                (0, [handle, 0].map(u32::to_le_bytes).concat(), Vec::new())
+            }
+            opcode => match self.extra(opcode) {
+                Some(parts) => parts?,
+                None => return self.by_table(entry, user_data),
+            },
         };
         let bytes = encode(entry.opcode, flags, user_data, &body, &tail);
-        Some(Record { bytes, ticket })
+        Some(Record {
+            bytes,
+            ticket,
+            registration,
+        })
     }
 
     /// A command that only the table knows.
@@ -147,10 +175,7 @@ impl Source<'_> {
                 let bytes = encode(entry.opcode, flags, user_data, &body, &tail);
                 let (header, _) = Header::read_from_prefix(&bytes).ok()?;
                 if Command::decode(&header, &body).is_ok() {
-                    return Some(Record {
-                        bytes,
-                        ticket: None,
-                    });
+                    return Some(Record::of(bytes));
                 }
             }
         }
@@ -195,12 +220,13 @@ impl Source<'_> {
                 ..SocketAddress::default()
             },
             iwarp_port: (port + 64).into(),
+            mode: (self.random.next() as u16 % 2).into(),
             backlog: (self.random.next() as u16 % 8).into(),
             ..Listen::default()
         }
     }
 
-    fn send(&mut self) -> Option<(u16, Vec<u8>, Vec<u8>)> {
+    fn send(&mut self, registration: &mut Option<Registration>) -> Option<Parts> {
         let connection = self.random.pick(&self.state.connections)?;
         let length = match self.random.below(100) {
             0 => 1 << 20,
@@ -208,10 +234,20 @@ impl Source<'_> {
             _ => 1 + self.random.below(3000),
         };
         let invalidate = self.random.percent(2);
-        let flags = if invalidate { command::INVALIDATE } else { 0 };
+        let mut flags = if invalidate { command::INVALIDATE } else { 0 };
+        let mut tail = vec![self.random.next() as u8; length];
+        let mut length = length as u32;
+        let memory = self.memory().filter(|_| self.random.percent(25));
+        if let Some(memory) = memory {
+            *registration = memory.registered();
+            flags |= command::RANGES;
+            let ranges = self.ranges(&memory, length);
+            length = ranges.iter().map(|range| range.length.get()).sum();
+            tail = ranges.as_bytes().to_vec();
+        }
         let body = SendPdu {
             connection: connection.into(),
-            payload_length: (length as u32).into(),
+            payload_length: length.into(),
             invalidate_token: if invalidate {
                 self.random.next() as u32
             } else {
@@ -219,7 +255,6 @@ impl Source<'_> {
             }
             .into(),
         };
-        let tail = vec![self.random.next() as u8; length];
         Some((flags | self.quiet(), body.as_bytes().to_vec(), tail))
     }
 
@@ -231,7 +266,7 @@ impl Source<'_> {
         }
     }
 
-    fn transfer(&mut self) -> Option<(u16, Vec<u8>, Vec<u8>)> {
+    fn transfer(&mut self, registration: &mut Option<Registration>) -> Option<Parts> {
         let (connection, good) = match self.random.pick(&self.state.keys) {
             Some((connection, key)) if !self.random.percent(2) => (connection, key),
             // The peer's device refuses it, and the connection ends.
@@ -244,22 +279,9 @@ impl Source<'_> {
                 (self.random.pick(&self.state.connections)?, key)
             }
         };
-        let buffer = self.random.pick(&self.state.touched)?;
-        let (mut ranges, mut left) = (Vec::new(), good.length.get().min(1 << 20));
-        for _ in 0..1 + self.random.below(4) {
-            let length = 1 + self.random.next() as u32 % left.clamp(1, 70_000);
-            let range = MemoryRange {
-                buffer: buffer.into(),
-                offset: (self.random.next() as u32 % (BUFFER_SIZE - length + 1)).into(),
-                length: length.into(),
-                ..MemoryRange::default()
-            };
-            ranges.push(range);
-            left = left.saturating_sub(length);
-            if left == 0 {
-                break;
-            }
-        }
+        let memory = self.memory()?;
+        *registration = memory.registered();
+        let ranges = self.ranges(&memory, good.length.get().min(1 << 20));
         let (descriptors, extra) = ([good], self.random.below(3));
         let empty = BufferDescriptorV1::default();
         let body = Transfer {
@@ -337,16 +359,14 @@ impl Source<'_> {
         };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend(random.bytes(length.saturating_sub(16)));
-        Record {
-            bytes,
-            ticket: None,
-        }
+        Record::of(bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Mapping;
 
     fn decodes(record: &Record, entry: &Entry) -> bool {
         let header = record.header();
@@ -362,13 +382,22 @@ mod tests {
         state.connections.push(7);
         state.listeners.push(1);
         state.touched.push(3);
+        state.sessions.push(5);
+        state.guids.push([6; 16]);
+        state.mappings.push(Mapping::anonymous(4096).unwrap());
         for entry in COMMANDS {
-            for round in 0..200 {
+            for round in 0..40 {
                 let mut tickets = vec![[round as u8; 16]];
+                let mut registrations = vec![Registration {
+                    handle: 1 << 31,
+                    length: 5000,
+                }];
                 let mut source = Source {
                     random: &mut random,
                     state: &state,
                     tickets: &mut tickets,
+                    registrations: &mut registrations,
+                    arena: (4096, 1 << 20),
                 };
                 let record = source.of(entry, 9).expect(entry.name);
                 assert!(decodes(&record, entry), "{}", entry.name);

@@ -95,6 +95,8 @@ pub struct Mapping {
 
 // SAFETY: an address range, which any thread may unmap.
 unsafe impl Send for Mapping {}
+// SAFETY: with a shared reference, only system calls are made on it.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     pub fn new(fd: BorrowedFd<'_>, offset: u64, length: usize, writable: bool) -> Result<Self> {
@@ -114,6 +116,22 @@ impl Mapping {
             return Err(Error::last_os_error());
         }
         Ok(Self { start, length })
+    }
+
+    /// Memory that has nothing to do with the device.
+    pub fn anonymous(length: usize) -> Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping, at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        Ok(Self { start, length })
+    }
+
+    pub fn address(&self) -> u64 {
+        self.start as u64
     }
 
     pub fn length(&self) -> usize {

@@ -2,7 +2,7 @@
 
 //! One thread's life: batches, reads, and everything that a process can do to a descriptor.
 
-use crate::context::{Context, Ticket, CHILD};
+use crate::context::{Common, Context, Registration, Ticket, CHILD};
 use crate::random::Random;
 use crate::record::{Record, Source};
 use crate::sum::Sum;
@@ -23,10 +23,32 @@ const CONTEXTS: usize = 10;
 /// Tickets that are kept; the oldest ones are left to run out.
 const TICKETS: usize = 256;
 
+/// Bytes of memory for registrations.
+const ARENA: usize = 4 << 20;
+
+/// Where what is not of one context alone is kept.
+struct Keep<'a>(&'a World);
+
+impl Common for Keep<'_> {
+    fn ticket(&mut self, ticket: Ticket) {
+        let mut tickets = self.0.tickets.lock().unwrap();
+        if tickets.len() == TICKETS {
+            tickets.remove(0);
+        }
+        tickets.push(ticket);
+    }
+
+    fn registered(&mut self, registration: Registration) {
+        self.0.registrations.lock().unwrap().push(registration);
+    }
+}
+
 /// What the threads share.
 pub struct World {
     pub contexts: Mutex<Vec<Arc<Context>>>,
     pub tickets: Mutex<Vec<Ticket>>,
+    registrations: Mutex<Vec<Registration>>,
+    arena: Mapping,
     next_number: AtomicU64,
     pub sum: Sum,
     pub stop: AtomicBool,
@@ -41,10 +63,20 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, batches: u64, log: Option<PathBuf>, patience: Duration) -> Self {
-        Self {
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn new(
+        seed: u64,
+        batches: u64,
+        log: Option<PathBuf>,
+        patience: Duration,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
             contexts: Mutex::default(),
             tickets: Mutex::default(),
+            registrations: Mutex::default(),
+            arena: Mapping::anonymous(ARENA)?,
             next_number: AtomicU64::new(1),
             sum: Sum::default(),
             stop: AtomicBool::new(false),
@@ -53,7 +85,7 @@ impl World {
             seed,
             log,
             patience,
-        }
+        })
     }
 
     pub fn number(&self) -> u64 {
@@ -67,14 +99,7 @@ impl World {
 
     /// Reads once from a context.
     pub fn read(&self, context: &Context, buffer: &mut [u8], nowait: bool, fault: bool) -> bool {
-        let mut keep = |ticket: Ticket| {
-            let mut tickets = self.tickets.lock().unwrap();
-            if tickets.len() == TICKETS {
-                tickets.remove(0);
-            }
-            tickets.push(ticket);
-        };
-        match context.read(buffer, nowait, fault, &mut keep, &self.sum) {
+        match context.read(buffer, nowait, fault, &mut Keep(self), &self.sum) {
             Ok(Some(Err(what))) => {
                 self.fault(format!("context {}: {what}", context.number));
                 false
@@ -138,11 +163,12 @@ impl World {
     }
 }
 
-/// The headers of a batch, up to the first one that cannot be taken for its length.
-fn headers(mut bytes: &[u8]) -> Vec<Header> {
+/// The headers of a batch, and what is behind each, up to the first one that cannot be taken for its
+/// length.
+fn headers(mut bytes: &[u8]) -> Vec<(Header, &[u8])> {
     let mut headers = Vec::new();
-    while let Ok((header, _)) = Header::read_from_prefix(bytes) {
-        headers.push(header);
+    while let Ok((header, rest)) = Header::read_from_prefix(bytes) {
+        headers.push((header, rest));
         let length = header.length.get() as usize;
         if length < 16 || length > bytes.len() {
             break;
@@ -227,6 +253,7 @@ impl Worker {
         let mut records = Vec::new();
         let state = context.state.lock().unwrap();
         let mut tickets = self.world.tickets.lock().unwrap();
+        let mut registrations = self.world.registrations.lock().unwrap();
         let count = 1 + self.random.below(16);
         let wrong = if !all_valid && self.random.percent(40) {
             self.random.below(count)
@@ -237,6 +264,8 @@ impl Worker {
             random: &mut self.random,
             state: &state,
             tickets: &mut tickets,
+            registrations: &mut registrations,
+            arena: (self.world.arena.address(), self.world.arena.length()),
         };
         for at in 0..count {
             let user_data = self.world.next_number.fetch_add(1, Ordering::Relaxed);
@@ -275,7 +304,9 @@ impl Worker {
         }
         // As the driver sees them: where one is cut short, what follows belongs to it.
         let headers = headers(&bytes);
-        headers.iter().for_each(|header| context.expect(header));
+        headers
+            .iter()
+            .for_each(|(header, _)| context.expect(header));
         let manner = Manner {
             nowait: self.random.percent(30),
             fault: self.random.percent(1),
@@ -301,7 +332,7 @@ impl Worker {
                 .add(&format!("write refused errno {name}"), 1);
         }
         let mut accepted = HashSet::new();
-        for header in &headers {
+        for (header, rest) in &headers {
             self.world.sum.add("offered", 1);
             let length = header.length.get() as usize;
             if taken == 0 || taken < length {
@@ -310,19 +341,35 @@ impl Worker {
             taken -= length;
             accepted.insert(header.user_data.get());
             self.accepted(header);
+            context.accepted(header, rest);
         }
         if taken > 0 {
             self.world
                 .fault(format!("{result:?} is not a number of whole records"));
         }
-        for header in headers.iter().skip(accepted.len()) {
+        for (header, _) in headers.iter().skip(accepted.len()) {
             context.forget(header);
         }
-        let unused = records
+        let errno = result.err().and_then(|error| error.raw_os_error());
+        let mut refused = records
             .iter()
-            .filter(|record| !accepted.contains(&record.header().user_data.get()))
-            .filter_map(|record| record.ticket);
-        self.world.tickets.lock().unwrap().extend(unused);
+            .filter(|record| !accepted.contains(&record.header().user_data.get()));
+        if let Some(first) = refused.next() {
+            // What it named may be gone.
+            let lost = matches!(errno, Some(libc::ENOENT | libc::EFAULT)) && !manner.fault;
+            self.give_back(first, lost);
+        }
+        refused.for_each(|record| self.give_back(record, false));
+    }
+
+    /// A record was not accepted.
+    fn give_back(&self, record: &Record, lost: bool) {
+        self.world.tickets.lock().unwrap().extend(record.ticket);
+        if let Some(registration) = record.registration {
+            let mut registrations = self.world.registrations.lock().unwrap();
+            registrations.retain(|other| *other != registration);
+            registrations.extend((!lost).then_some(registration));
+        }
     }
 
     fn accepted(&self, header: &Header) {
@@ -350,6 +397,12 @@ impl Worker {
     }
 
     fn map(&mut self, context: &Context) {
+        if self.random.percent(10) {
+            // What was registered stays registered; the process has other pages there then.
+            let at = 4096 * self.random.below(ARENA / 4096);
+            let pages = 4096 * self.random.below(16);
+            let _ = self.world.arena.advise(at, pages, self.random.percent(50));
+        }
         let buffer = BUFFER_SIZE as usize;
         let mut state = context.state.lock().unwrap();
         if state.mappings.len() < 3 {
@@ -422,7 +475,7 @@ impl Worker {
                     batch[start + 8..start + 16].copy_from_slice(&marked.to_le_bytes());
                 }
             }
-            self.world.tickets.lock().unwrap().extend(record.ticket);
+            self.give_back(record, false);
         }
         match sys::fork_and_write(context.fd(), &batch) {
             Ok(()) => self.world.sum.add("forked", 1),
