@@ -90,7 +90,7 @@ class Object:
 def plain(function):
     """A function's path without generics, crates' hashes and closures' numbers."""
     function = re.sub(r"\[[0-9a-f]{16}\]", "", function)
-    while (shorter := re.sub(r"(?<=\w)(::)?<[^<>]*>", "", function)) != function:
+    while (shorter := re.sub(r"(?<=[\w<])(::)?<[^<>]*>", "", function)) != function:
         function = shorter
     function = re.sub(r"^<&?(mut )?([\w:]+)( as [^<>]*)?>", r"\2", function)
     function = re.sub(r"::\{closure#\d+\}", "", function)
