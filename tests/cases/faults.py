@@ -3,12 +3,14 @@
 # Allocations and copies that fail in the driver make an errno or an event, at every site: what is
 # refused leaves no trace and works when it is tried again, no event is lost, and data are right.
 # lanes: debug
-# timeout: 400
+# timeout: 600
 """Fault injection with the stacktrace filter on the module's text: fail-nth for system calls, one
 failure at a time for everything that work items and handlers do."""
 
 import collections
+import ctypes
 import errno
+import mmap
 import os
 import random
 import subprocess
@@ -18,6 +20,7 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
 from lib import check, raw  # noqa: E402
+import routelib  # noqa: E402
 import serve  # noqa: E402
 
 KINDS = "failslab", "fail_page_alloc", "fail_usercopy"
@@ -175,6 +178,27 @@ def system_calls():
         server.device.close()
 
 
+def without_peers():
+    """Every call that needs no connection."""
+    device = Device()
+    device.map_area(1)
+    memory = mmap.mmap(-1, 3 << 20)
+    memory.write(bytes(3 << 20))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    device.write(raw.register_memory(address + 5, (2 << 20) + 10000))
+    _, _, body = device.expect(raw.MEMORY_REGISTERED)
+    device.write(raw.unregister_memory(int.from_bytes(body[:4], "little")))
+    device.expect(raw.MEMORY_UNREGISTERED)
+    device.write(raw.set_negotiate_template(0, routelib.response(), [(1, 1)]),
+                 raw.set_session_id(routelib.SESSION), raw.set_client_guid(routelib.GUID),
+                 raw.clear_session_id(routelib.SESSION), raw.clear_client_guid(routelib.GUID))
+    for record, event in ((raw.query_statistics(), raw.STATISTICS),
+                          (raw.list_connections(), raw.CONNECTIONS)):
+        device.write(record)
+        device.expect(event)
+    device.close()
+
+
 def one_failure(kind, number):
     """One failure soon, wherever it is."""
     debugfs(kind, times=1, interval=max(number, 1), probability=100)
@@ -218,6 +242,47 @@ def work_items():
     print("one failure each:", dict(outcomes))
 
 
+def routing():
+    """One failure each while the driver reads a client's first messages, answers, and hands over."""
+    outcomes = collections.Counter()
+    dice = random.Random(2)
+    for number in range(ROUNDS):
+        device = routelib.listener(lib.ROCE)
+        device.write(raw.set_negotiate_template(0, routelib.response()))
+        claim = number % 3      # of the guid; of the session, with an answer between; of none
+        if claim < 2:
+            device.write((raw.set_client_guid(routelib.GUID), raw.set_session_id(routelib.SESSION))[claim])
+        one_failure("failslab", dice.randrange(1, 200))
+        client = routelib.Client(lib.ROCE, "--timeout", 15 * lib.SLOW)
+        if client.connected:
+            client.step("send " + routelib.negotiate().hex())
+            if claim:
+                client.step("receive")
+                client.step("send " + routelib.session_setup().hex())
+        outcome = "nothing"
+        try:
+            while outcome == "nothing":
+                opcode, _, _, body = device.next(3 * lib.SLOW)
+                if opcode == raw.CONNECTION_READY:
+                    outcome = "ticket"
+                    device.write(raw.accept(body[16:32]))
+                elif opcode == raw.CONNECTION_ROUTED:
+                    outcome = "routed"
+        except TimeoutError:
+            pass
+        came = no_failure("failslab")
+        injected["routing"] += came
+        outcomes[outcome] += 1
+        check(f"routing {number}: {outcome} without a failure",
+              came or outcome == ("routed" if claim < 2 else "ticket"))
+        client.kill()
+        device.close()
+        if not check(f"routing {number}: a connection stays after {outcome}",
+                     lib.until(lambda: lib.statistics()["connections"] == 0, 30)):
+            break
+    print("one failure each while routing:", dict(outcomes))
+
+
 def removal():
     """A device goes, and the module, with every allocation of the module failing."""
     server = lib.Server(lib.ROCE)
@@ -253,8 +318,10 @@ def removal():
 
 
 try:
+    without_peers()
     system_calls()
     work_items()
+    routing()
     removal()
 finally:
     for name in KINDS:
