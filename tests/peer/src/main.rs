@@ -11,6 +11,7 @@ mod echo;
 mod error;
 mod ksmbd;
 mod misbehave;
+mod pester;
 mod placement;
 mod raw;
 mod serve;
@@ -191,6 +192,19 @@ enum Command {
         /// Begin with SMB2 NEGOTIATE and SESSION_SETUP, for a listener that routes.
         #[arg(long)]
         smb: bool,
+    },
+    /// Keep all rules, and make as much work as possible.
+    Pester {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, value_enum)]
+        how: pester::How,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
     },
     /// Have many connections at a time that do nothing.
     Crowd {
@@ -411,6 +425,21 @@ fn run(command: Command) -> Result<String> {
             Ok(format!(
                 "misbehave: {made} of {tried} connections negotiated"
             ))
+        }
+        Command::Pester {
+            target,
+            parameters,
+            how,
+            connections,
+            seconds,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let end = start + Duration::from_secs(seconds);
+            let times = together(connections, |_| {
+                pester::run(&target.target(), parameters, how, end)
+            })?;
+            let times: u64 = times.iter().sum();
+            Ok(format!("pester: {how:?} {times} times"))
         }
         Command::Crowd {
             target,
