@@ -3,8 +3,9 @@
 # Each limit holds where it is said to be: one more is refused, and works again when something went.
 # lanes: stock
 # kernels: default
-# timeout: 200
-"""Listeners, unread answers, half-open connections, memory of commands, areas of a user and of all users."""
+# timeout: 300
+"""Listeners, unread answers, half-open connections, memory of commands, areas of a user and of all users;
+then those that the operator sets when the module is loaded."""
 
 import errno
 import os
@@ -70,7 +71,7 @@ def half_open(backlog=5):
     check("connections stay", lib.until(lambda: lib.statistics()["connections"] == 0))
 
 
-def command_bytes():
+def command_bytes(limit=COMMAND_BYTES):
     """Lists of transfers under way."""
     server = lib.Server(lib.ROCE)
     process = lib.peer("hold", lib.ROCE, "--seconds", 100, "--end")
@@ -82,7 +83,7 @@ def command_bytes():
     table = "table netdev usmbd { chain out { type filter hook egress device veth1 priority 0; policy drop; } }"
     subprocess.run(["ip", "netns", "exec", "client", "nft", table], check=True)
     read = raw.rdma(raw.RDMA_READ, connection, [(0, 0, 1)], [(4096, 1, 1)] * DESCRIPTORS)
-    most = COMMAND_BYTES // (16 * (1 + DESCRIPTORS))
+    most = limit // (16 * (1 + DESCRIPTORS))
     taken = os.write(device.fd, read * (most + 3))
     check(f"{taken / len(read)} transfers, expected {most}", taken == most * len(read))
     refused("one transfer more", errno.EAGAIN, lambda: os.write(device.fd, read))
@@ -153,10 +154,90 @@ def areas():
     os.chmod("/dev/usmbd", 0o600)
 
 
+def connections(most):
+    """Of a listener, accepted ones too."""
+    server = lib.Server(lib.ROCE)
+    holds = [lib.peer("hold", lib.ROCE, "--seconds", 100, "--end") for _ in range(most)]
+    check("connections come", server.serve(lambda: len(server.accepted) == most, 30))
+    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
+    output, _ = late.communicate(timeout=60)
+    check(f"one more connection: {output}", late.returncode == 1 and "rejected" in output.lower())
+    # Another listener has places of its own.
+    other = lib.Server(lib.IWARP)
+    late = lib.peer("hold", lib.IWARP, "--seconds", 1)
+    check("it comes in elsewhere", other.serve(lambda: late.poll() is not None, 30))
+    lib.ended_well("elsewhere", late)
+    holds[0].kill()
+    holds[0].communicate()
+    check("one ends", server.serve(lambda: server.reasons, 30))
+
+    def again():
+        late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
+        server.serve(lambda: late.poll() is not None, 30)
+        late.communicate()
+        return late.returncode == 0
+    check("no place is free again", lib.until(again))
+    for hold in holds[1:]:
+        hold.kill()
+        hold.communicate()
+    server.device.close()
+    other.device.close()
+
+
+def commands(most):
+    """Whose events nobody reads."""
+    device = raw.Device()
+    nop = raw.record(raw.NOP)
+    taken = os.write(device.fd, nop * (most + 5))
+    check(f"{taken // 16} commands, expected {most}", taken == most * 16)
+    refused("one command more", errno.EAGAIN, lambda: os.write(device.fd, nop))
+    device.expect(raw.NOP_DONE)
+    device.queue.clear()
+    check("it is taken again", os.write(device.fd, nop) == 16)
+    device.close()
+
+
+def events(most):
+    """For which a connection needs slots."""
+    server = lib.Server(lib.ROCE, receive_credit_max=255)
+    # For each receive, one of them spare, and three of its own.
+    fit = most // (255 + 1 + 3)
+    holds = []
+    for number in range(fit + 1):
+        holds.append(lib.peer("hold", lib.ROCE, "--seconds", 100, "--end"))
+        if number < fit:
+            server.serve(lambda: len(server.accepted) == len(holds), 30)
+    check(f"{len(server.accepted)} connections", len(server.accepted) == fit)
+    _, _, body = server.device.expect(raw.CONNECTION_READY)
+    refused("ACCEPT without slots", errno.EAGAIN, lambda: server.device.write(raw.accept(body[16:32])))
+    for hold in holds:
+        hold.kill()
+        hold.communicate()
+    server.device.close()
+
+
+def settings():
+    """The same, with other values."""
+    def load(**values):
+        check("contexts stay", lib.until(lambda: lib.statistics()["contexts"] == 0))
+        check("connections stay", lib.until(lambda: lib.statistics()["connections"] == 0))
+        subprocess.run(["rmmod", "usmbd"], check=True)
+        arguments = [f"{name}={value}" for name, value in values.items()]
+        subprocess.run(["insmod", "/build/usmbd.ko", *arguments], check=True)
+
+    load(listener_connections=3, context_commands=40, context_events=1024, context_command_kib=1024)
+    connections(3)
+    commands(40)
+    command_bytes(1024 << 10)
+    events(1024)
+    load()
+
+
 listeners()
 answers()
 half_open()
 command_bytes()
 areas()
+settings()
 check("contexts stay", lib.until(lambda: lib.statistics()["contexts"] == 0))
 lib.finish()
