@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # lints.sh: what cargo does not look at: the driver's formatting, the kernel's
-# lints on the module for both kernels, and docs/unsafe.md against the source.
+# lints on the module for both kernels, docs/unsafe.md against the source, and
+# the tests of the crates that have unsafe code, with the address sanitizer.
 # Prints "ok NAME" or "FAIL NAME" for each; status 1 if there is any of these.
 . "$(dirname "$0")/lib.sh"
 
@@ -42,9 +43,19 @@ unsafe_files() {
 			LC_ALL=C sort)
 }
 
+# The compiler need not be a nightly one for it, but say that it knows. tests/header
+# links a C program, which knows nothing of the sanitizer.
+sanitizer() {
+	local cargo=("$VM/user.sh" cargo test --quiet --manifest-path "$TOP/userlib/Cargo.toml"
+		--target-dir "$BUILD/cargo-asan" --target x86_64-unknown-linux-gnu)
+	export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
+	"${cargo[@]}" -p usmbd --lib --test device --test memory && "${cargo[@]}" -p usmbd-preload
+}
+
 verdict "driver formatting" driver_format
 verdict "docs/unsafe.md" unsafe_files
 for k in "${KERNELS[@]}"; do
 	verdict "clippy, module for $k" module_lints "$k"
 done
+verdict "address sanitizer, user space" sanitizer
 exit $failed
