@@ -178,6 +178,9 @@ enum Command {
         target: TargetArguments,
         #[command(flatten)]
         parameters: ParameterArguments,
+        /// Between the steps take nothing that comes, and grant nothing.
+        #[arg(long)]
+        still: bool,
     },
     /// Connect again and again, do anything with the connections, right or wrong, and leave.
     Misbehave {
@@ -401,8 +404,12 @@ fn run(command: Command) -> Result<String> {
             })?;
             Ok(format!("hold: {}", ends.join(", ")))
         }
-        Command::Talk { target, parameters } => {
-            let steps = talk::run(&target.target(), target.parameters(&parameters))?;
+        Command::Talk {
+            target,
+            parameters,
+            still,
+        } => {
+            let steps = talk::run(&target.target(), target.parameters(&parameters), still)?;
             Ok(format!("talk: {steps} steps"))
         }
         Command::Misbehave {
