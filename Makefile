@@ -5,9 +5,11 @@ VM := tests/vm
 KREL ?=
 LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
+export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-debug coverage fuzz fuzz-host \
+	bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -45,6 +47,16 @@ demo:
 
 test:
 	@$(VM)/test.sh
+
+fuzz: module stage
+	@tests/fuzz/device/run.sh
+
+test-debug:
+	@$(VM)/test-debug.sh
+
+coverage:
+	@$(VM)/host-packages.sh
+	@$(VM)/coverage.sh
 
 fuzz-host:
 	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)

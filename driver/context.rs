@@ -8,6 +8,7 @@
 pub(crate) mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
+pub(crate) mod limits;
 pub(crate) mod listener;
 mod observe;
 pub(crate) mod pending;
@@ -36,8 +37,6 @@ use usmbd_abi::command::MAX_TEMPLATES;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
 
-/// Bytes of lists of commands under way, in one context.
-const MAX_COMMAND_BYTES: usize = 4 << 20;
 /// Ports below are for those with CAP_NET_BIND_SERVICE.
 const FIRST_FREE_PORT: u16 = 1024;
 /// Listeners of one context at most.
@@ -248,7 +247,7 @@ impl Context {
             .command_bytes
             .fetch_add(bytes, Relaxed)
             .saturating_add(bytes)
-            > MAX_COMMAND_BYTES
+            > limits::command_bytes()
         {
             self.release_command_bytes(bytes);
             return Err(EAGAIN);
@@ -400,7 +399,7 @@ impl Context {
 
 /// Whether a quarter of the command bytes is free.
 fn has_command_room(used: usize) -> bool {
-    used <= MAX_COMMAND_BYTES / 4 * 3
+    limits::has_room(used, limits::command_bytes())
 }
 
 /// The address of a LISTEN, for any family if it is none.

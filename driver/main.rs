@@ -19,7 +19,7 @@ mod verbs;
 mod workqueue;
 
 use chardev::CharDevice;
-use context::{listener, pending, registry, route, stats};
+use context::{limits, listener, pending, registry, route, stats};
 use kernel::debugfs;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -48,6 +48,22 @@ module! {
         process_memory_mib: u32 {
             default: 0,
             description: "MiB of one process's area and registrations (0: as one user's)",
+        },
+        listener_connections: u32 {
+            default: 0,
+            description: "Connections of one listener (0: one for each MiB of memory)",
+        },
+        context_events: u32 {
+            default: 1048576,
+            description: "Events of one context that are queued or due",
+        },
+        context_commands: u32 {
+            default: 65536,
+            description: "Commands of one context whose event was not read",
+        },
+        context_command_kib: u32 {
+            default: 4096,
+            description: "KiB of lists of one context's transfers under way",
         },
     },
 }
@@ -93,8 +109,19 @@ fn memory_settings() -> memory::Settings {
     }
 }
 
+/// As [`memory_settings`].
+fn context_settings() -> limits::Settings {
+    limits::Settings {
+        connections: compat::parameter(&module_parameters::listener_connections),
+        events: compat::parameter(&module_parameters::context_events),
+        commands: compat::parameter(&module_parameters::context_commands),
+        command_kib: compat::parameter(&module_parameters::context_command_kib),
+    }
+}
+
 impl kernel::Module for Usmbd {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        limits::set(&context_settings());
         // SAFETY: Init runs once, and before anything that uses them.
         unsafe {
             listener::init();

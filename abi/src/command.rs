@@ -329,6 +329,19 @@ pub struct Drop {
     pub connection: U64,
 }
 
+/// What the table of commands says of one; for those who go through all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The command's name here.
+    pub name: &'static str,
+    /// Opcode in the header.
+    pub opcode: u16,
+    /// Bytes of the fixed body.
+    pub body_length: usize,
+    /// Flags that may be set in the header.
+    pub flags: u16,
+}
+
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $opcode:literal, length $length:literal, flags $flags:expr;)*) => {
         $(
@@ -338,6 +351,11 @@ macro_rules! commands {
             }
             const _: () = assert!(size_of::<$name>() == $length && size_of::<$name>() <= MAX_BODY_LENGTH);
         )*
+
+        /// All commands, in the order of their opcodes.
+        pub const COMMANDS: &[Entry] = &[
+            $(Entry { name: stringify!($name), opcode: $opcode, body_length: $length, flags: $flags },)*
+        ];
 
         /// A decoded command; its tail, if any, is still to be fetched.
         #[derive(Clone, Copy, Debug)]

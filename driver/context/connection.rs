@@ -18,6 +18,7 @@ mod serve;
 mod transfer;
 
 use super::event_queue::{Event, SlotOf};
+use super::limits::Place;
 use super::listener::Listener;
 use super::pending::{self, Ticket};
 use super::stats::{Counters, STATISTICS};
@@ -81,6 +82,8 @@ pub(crate) struct Connection {
     work: Work<Connection>,
     #[pin]
     deadline: DelayedWork<Connection, 1>,
+    /// What its listener has of it.
+    _place: Place,
     /// The module stays as long as the connection has work to do.
     _module: module::Reference,
 }
@@ -239,6 +242,7 @@ impl Connection {
     /// what the device says.
     pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
         let module = module::Reference::get().ok_or(ENODEV)?;
+        let place = Place::of(listener)?;
         let device = incoming.device().ok_or(ENODEV)?;
         let parameters = listener.context().parameters();
         let capacity = link::Capacity::for_device(&device, &parameters)?;
@@ -308,13 +312,23 @@ impl Connection {
                 room <- new_condvar!("usmbd_send_room"),
                 work <- new_work!("usmbd_connection"),
                 deadline <- new_delayed_work!("usmbd_deadline"),
+                _place: place,
                 _module: module,
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        let link = Link::establish(&connection, incoming, &capacity, &conn_param)?;
-        let link = Arc::new(link, GFP_KERNEL_ACCOUNT)?;
-        registry::insert(&connection)?;
+        let link = Link::establish(&connection, incoming, &capacity, &conn_param)
+            .and_then(|link| Ok(Arc::new(link, GFP_KERNEL_ACCOUNT)?))
+            .and_then(|link| registry::insert(&connection).map(|()| link));
+        let link = match link {
+            Ok(link) => link,
+            Err(error) => {
+                // What the queue pair said before it went must not keep the connection.
+                connection.state.lock().phase = Phase::Gone;
+                workqueue::cancel_sync::<_, 1>(&connection);
+                return Err(error);
+            }
+        };
         STATISTICS.connections.add(1);
         connection.state.lock().link = Some(link);
         // Completions that came before the link stood in its place wait for this turn.

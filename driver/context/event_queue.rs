@@ -7,6 +7,7 @@
 //! went away without one).
 
 use super::connection::{Connection, Held};
+use super::limits;
 use super::listener::Listener;
 use super::ring::Ring;
 use super::stats::Counters;
@@ -167,12 +168,6 @@ pub(crate) enum Place {
     Held(Arc<Held>),
 }
 
-/// Slots of one context at most, for whatever cause.
-const MAX_SLOTS: usize = 1 << 20;
-/// Slots that commands of one context can have committed at most: a flood of commands whose events
-/// nobody reads must not take the slots that connections live on.
-pub(crate) const MAX_COMMAND_SLOTS: usize = 1 << 16;
-
 /// Answers that can wait to be read.
 const MAX_ANSWERS: usize = 16;
 
@@ -260,7 +255,9 @@ impl EventQueue {
                 }
                 let needed = inner.committed.saturating_add(count);
                 let commands = inner.commands.saturating_add(count);
-                if needed > MAX_SLOTS || (of == SlotOf::Command && commands > MAX_COMMAND_SLOTS) {
+                if needed > limits::events()
+                    || (of == SlotOf::Command && commands > limits::commands())
+                {
                     return Err(EAGAIN);
                 }
                 if needed > inner.ring.capacity() && needed <= larger.capacity() {
@@ -276,7 +273,8 @@ impl EventQueue {
                 }
                 needed
             };
-            larger = Ring::with_capacity(needed.next_power_of_two().max(32))?;
+            let capacity = needed.checked_next_power_of_two().ok_or(ENOMEM)?;
+            larger = Ring::with_capacity(capacity.max(32))?;
         }
     }
 
@@ -459,7 +457,8 @@ impl<'a> View<'a> {
 
 impl Inner {
     fn has_room(&self) -> bool {
-        self.commands <= MAX_COMMAND_SLOTS / 4 * 3 && self.committed_answers <= MAX_ANSWERS / 4 * 3
+        limits::has_room(self.commands, limits::commands())
+            && limits::has_room(self.committed_answers, MAX_ANSWERS)
     }
 
     fn front(&self) -> Option<&Event> {

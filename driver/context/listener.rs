@@ -8,6 +8,7 @@
 
 use super::connection::Connection;
 use super::event_queue::{Event, SlotOf};
+use super::limits::Places;
 use super::{pending, registry, Context, ListenAddress};
 use crate::verbs::{CmEvent, CmOwner, Device, Id, NodeKind, SocketAddr};
 use crate::{compat, workqueue};
@@ -47,6 +48,8 @@ pub(crate) struct Listener {
     end: SpinLock<Option<u64>>,
     /// Connections that are on their way to ACCEPT.
     waiting: Atomic<i32>,
+    /// All that came here.
+    places: Places,
     #[pin]
     work: Work<Listener>,
 }
@@ -133,6 +136,7 @@ impl Listener {
         number: u32,
         request: ListenRequest,
     ) -> Result<Arc<Self>> {
+        let places = Places::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 number,
@@ -147,6 +151,7 @@ impl Listener {
                 }, "usmbd_listener_notice"),
                 end <- new_spinlock!(None, "usmbd_listener_end"),
                 waiting: Atomic::new(0),
+                places,
                 work <- new_work!("usmbd_listener"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -155,6 +160,10 @@ impl Listener {
 
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

@@ -5,7 +5,7 @@
 use super::connection::Connection;
 use super::listener::Listener;
 use super::stats::Counters;
-use super::{Context, MAX_COMMAND_BYTES, MAX_LISTENERS};
+use super::{limits, Context, MAX_LISTENERS};
 use crate::memory::BUFFER_COUNT;
 use core::fmt::{self, Write};
 use kernel::prelude::*;
@@ -77,7 +77,7 @@ impl Context {
             committed,
             commands,
             self.command_bytes.load(Relaxed),
-            MAX_COMMAND_BYTES,
+            limits::command_bytes(),
             self.area.buffers(),
             BUFFER_COUNT,
         ))?;

@@ -83,7 +83,7 @@ pub(crate) fn drop_all(listener: &Arc<Listener>) {
             }
         };
         if let Some(node) = node {
-            node.to_key_value().1.disconnect(0);
+            node.to_key_value().1.disconnect();
         }
     }
 }

@@ -62,6 +62,11 @@ impl<T> Ring<T> {
         self.slots.len()
     }
 
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.slots.len().saturating_mul(size_of::<Option<T>>())
+    }
+
     /// Slot number of the value at `position`, counted from the head.
     fn slot(&self, position: usize) -> usize {
         let slot = self.head.wrapping_add(position);

@@ -409,7 +409,10 @@ pub(crate) fn remove_device(device: &Arc<Device>) {
 /// How many areas there are, and registrations in them.
 pub(super) fn count() -> (usize, usize) {
     let areas = AREAS.lock();
-    let registered = |sum: usize, area: &Arc<Area>| sum + area.inner.lock().registered;
+    let registered = |sum: usize, area: &Arc<Area>| {
+        let registered = area.inner.lock().registered;
+        sum.saturating_add(registered)
+    };
     (areas.len(), areas.iter().fold(0, registered))
 }
 

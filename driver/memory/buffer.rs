@@ -6,10 +6,10 @@ use super::block::Block;
 use super::limits::{Account, Charge};
 use super::{BLOCK, PAGES};
 use crate::verbs::PageList;
+use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::Arc;
-use kernel::time::{Instant, Monotonic};
 
 /// Memory of one buffer.
 #[pin_data]
@@ -18,10 +18,15 @@ pub(super) struct Buffer {
     block: Block,
     /// [`Pinned`]s. The first begins under the area's lock only.
     pins: Atomic<i64>,
-    /// Seconds between `origin` and the last use.
+    /// When it was last used, as [`seconds`] counts.
     last_used: Atomic<i64>,
-    origin: Instant<Monotonic>,
     _charge: Charge,
+}
+
+/// Seconds since boot.
+fn seconds() -> i64 {
+    // SAFETY: Reading the monotonic clock has no preconditions.
+    unsafe { bindings::ktime_get_seconds() }
 }
 
 impl Buffer {
@@ -37,8 +42,7 @@ impl Buffer {
             pin_init!(Self {
                 block <- block,
                 pins: Atomic::new(0),
-                last_used: Atomic::new(0),
-                origin: Instant::now(),
+                last_used: Atomic::new(seconds()),
                 _charge: charge,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -49,23 +53,19 @@ impl Buffer {
         &self.block
     }
 
-    fn seconds(&self) -> i64 {
-        self.origin.elapsed().as_millis() / 1000
-    }
-
     /// Somebody uses it now.
     fn touch(&self) {
-        self.last_used.store(self.seconds(), Relaxed);
+        self.last_used.store(seconds(), Relaxed);
     }
 
     /// Whether its memory may be given back, after so many seconds without use; see the module's
     /// documentation. Under the area's lock, so that no pin begins.
-    pub(super) fn is_idle(&self, seconds: i64) -> bool {
+    pub(super) fn is_idle(&self, idle_seconds: i64) -> bool {
         if self.pins.load(Acquire) != 0 || !self.block.pages().is_unshared() {
             self.touch();
             return false;
         }
-        self.seconds().saturating_sub(self.last_used.load(Relaxed)) >= seconds
+        seconds().saturating_sub(self.last_used.load(Relaxed)) >= idle_seconds
     }
 }
 

@@ -12,6 +12,11 @@ out=$BUILD/$krel
 	out+=-disable
 	set -- "$@" USMBD_DISABLE=1
 }
+# COVERAGE=1: the one that tells which of its blocks have run.
+[ -z "${COVERAGE:-}" ] || {
+	out+=-coverage
+	set -- "$@" USMBD_COVERAGE=1
+}
 mkdir -p "$out"
 [ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
 

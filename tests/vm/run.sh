@@ -8,6 +8,7 @@
 #   RUN      a name for the run's folder below build/vm/ (else a fresh one)
 #   CMDLINE  more for the kernel's command line
 #   QEMU     more options for QEMU
+#   COVERAGE something: with a module that records what of it runs
 # The run's folder gets dmesg (the kernel's log), console (what the kernel said
 # on its console), output, and out/, which is /out in the guest.
 . "$(dirname "$0")/lib.sh"
@@ -46,7 +47,7 @@ case $script in
 esac
 printf '%s\0' "$inside" "$@" >"$run/out/.lab/command"
 cat >"$run/out/.lab/env" <<-END
-	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel LAB_TIMEOUT=$timeout
+	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel${COVERAGE:+-coverage} LAB_TIMEOUT=$timeout
 END
 # Variables named USMBD_TEST_* go along.
 export -p | sed -n 's/^declare -x \(USMBD_TEST_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
@@ -94,6 +95,12 @@ done
 rm -rf "$run/tmp"
 [ ! -f "$run/out/.lab/dmesg" ] || mv "$run/out/.lab/dmesg" "$run/dmesg"
 [ -f "$run/dmesg" ] || cp "$run/console" "$run/dmesg"
+
+if [ -s "$run/out/.lab/coverage" ]; then
+	kept=$BUILD/coverage/$(hash_of "$BUILD/$kernel-coverage/usmbd.ko")
+	mkdir -p "$kept"
+	cp "$run/out/.lab/coverage" "$(mktemp "$kept/seen.XXXXXX")"
+fi
 
 bad=0
 if ! "$VM/guest/splats" <"$run/dmesg" >"$run/splats" || ! "$VM/guest/splats" <"$run/console" >>"$run/splats"; then

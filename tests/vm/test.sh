@@ -48,6 +48,18 @@ host_lane() {
 	count host "$suites" "$ok" "$bad"
 }
 
+# steps TITLE COMMAND...: a step of the host's whose lines say "ok" or "FAIL".
+steps() {
+	local title=$1 out=$BUILD/test/${1// /-}.out ok bad
+	shift
+	say "test: $title"
+	"$@" >"$out" 2>&1 || grep -v '^ok ' "$out" || true
+	ok=$(grep -c '^ok ' "$out" || true)
+	bad=$(grep -c '^FAIL ' "$out" || true)
+	[ "$((ok + bad))" != 0 ] || bad=1
+	count "$title" "$((ok + bad))" "$ok" "$bad"
+}
+
 # guest_lane TITLE RUN COMMAND...: what COMMAND runs in a guest, for LANE and KREL
 # (from the environment); each of its suites is a line that begins with PASS or FAIL.
 # QUIET=1 shows only those that failed.
@@ -108,11 +120,14 @@ rm -f "$BUILD/test/debug-setup.done"
 debug_setup=$!
 
 host_lane
+steps lints "$VM/lints.sh"
 if "$VM/stage.sh"; then
 	others &
 	others=$!
 	LANE=stock KREL='' cases "stock ${KERNELS[0]%-amd64}" "stock-${KERNELS[0]}"
 	wait $others || count "the other lanes" 0 0 1
+	# The lanes have built the module for all kernels.
+	steps "no panic path" "$VM/panics.sh"
 else
 	echo "FAIL stage: the userland does not build"
 	count stage 0 0 1

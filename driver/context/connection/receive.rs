@@ -80,6 +80,7 @@ impl ReceiveMemory {
 
 /// Memory of a connection's receives, as the device sees it.
 pub(super) struct ReceiveBuffers {
+    /// From the last one to the first, so that what comes in front is pushed.
     chunks: KVec<SharedBuffer>,
     memory: Arc<ReceiveMemory>,
     count: u16,
@@ -120,10 +121,12 @@ impl ReceiveBuffers {
         let mut chunks = KVec::with_capacity(needed, GFP_KERNEL_ACCOUNT)?;
         for _ in memory.chunks.len()..needed {
             let chunk = SharedBuffer::allocate(device, PAGE_SIZE)?;
+            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
+        }
+        for chunk in chunks.iter().rev() {
             memory
                 .chunks
                 .push(chunk.memory().clone(), GFP_KERNEL_ACCOUNT)?;
-            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(Self {
             chunks,
@@ -135,17 +138,17 @@ impl ReceiveBuffers {
     /// Puts the mappings of the first receives before the new ones'; neither moves. Needs no
     /// memory.
     fn take_over(&mut self, old: Self) {
-        let own = self.chunks.len();
         for chunk in old.chunks {
             // There is room for all of them, see `complete`.
             let _ = self.chunks.push_within_capacity(chunk);
         }
-        self.chunks.rotate_left(own);
     }
 
     fn place(&self, index: u16) -> Option<(&SharedBuffer, usize)> {
         let (chunk, start) = self.memory.place(index)?;
-        Some((self.chunks.get(chunk)?, start))
+        let behind = chunk.checked_add(1)?;
+        let at = self.chunks.len().checked_sub(behind)?;
+        Some((self.chunks.get(at)?, start))
     }
 
     /// The work request that posts receive `index`.

@@ -77,8 +77,8 @@ impl Held {
         let total = u32::try_from(end.saturating_sub(start)).unwrap_or(0);
         let start = u32::try_from(start).unwrap_or(0);
         let most = most.max(1);
-        (0..total.div_ceil(most)).map(move |number| {
-            let offset = number.saturating_mul(most);
+        let next = move |offset: &u32| offset.checked_add(most).filter(|next| *next < total);
+        core::iter::successors((total > 0).then_some(0), next).map(move |offset| {
             let length = total.saturating_sub(offset).min(most);
             Piece {
                 payload_offset: start.saturating_add(offset),

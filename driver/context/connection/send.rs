@@ -140,11 +140,11 @@ impl SendQueue {
 
     /// Bytes of memory that an idle connection has here.
     pub(super) fn memory(&self) -> usize {
-        let rings = self.ordered.capacity() * size_of::<Option<Item>>()
-            + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
-            + self.posted.capacity() * size_of::<Option<Posted>>();
         let headers = self.headers.as_ref().map_or(0, DmaBuffer::len);
-        rings
+        self.ordered
+            .memory()
+            .saturating_add(self.reads.memory())
+            .saturating_add(self.posted.memory())
             .saturating_add(headers)
             .saturating_add(self.chain.memory())
     }

@@ -181,11 +181,8 @@ impl Connection {
     }
 
     /// Ends the connection now; what was not sent is dropped.
-    pub(crate) fn disconnect(self: &Arc<Self>, user_data: u64) {
-        self.with_state(|_, state, now, _| {
-            state.disconnect_user_data = user_data;
-            state.engine.disconnect(now);
-        });
+    pub(crate) fn disconnect(self: &Arc<Self>) {
+        self.with_state(|_, state, now, _| state.engine.disconnect(now));
     }
 
     /// Its context was closed. What was accepted is sent within [`LINGER`], then it ends.
@@ -220,11 +217,15 @@ impl Connection {
     ///
     /// `ENOTCONN` if the connection has ended.
     pub(crate) fn disconnect_by_command(self: &Arc<Self>, user_data: u64) -> Result {
-        if self.state.lock().engine.end().is_some() {
-            return Err(compat::ENOTCONN);
-        }
-        self.disconnect(user_data);
-        Ok(())
+        self.with_state(|_, state, now, _| {
+            // One of two writers gets the event.
+            if state.engine.end().is_some() {
+                return Err(compat::ENOTCONN);
+            }
+            state.disconnect_user_data = user_data;
+            state.engine.disconnect(now);
+            Ok(())
+        })
     }
 
     /// Takes a message. It is sent when the messages and RDMA writes before it are; PDU_SENT tells

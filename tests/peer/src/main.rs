@@ -6,9 +6,12 @@
 
 mod connection;
 mod content;
+mod crowd;
 mod echo;
 mod error;
 mod ksmbd;
+mod misbehave;
+mod pester;
 mod placement;
 mod raw;
 mod serve;
@@ -178,6 +181,51 @@ enum Command {
         /// Between the steps take nothing that comes, and grant nothing.
         #[arg(long)]
         still: bool,
+    },
+    /// Connect again and again, do anything with the connections, right or wrong, and leave.
+    Misbehave {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+        /// Begin with SMB2 NEGOTIATE and SESSION_SETUP, for a listener that routes.
+        #[arg(long)]
+        smb: bool,
+    },
+    /// Keep all rules, and make as much work as possible.
+    Pester {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, value_enum)]
+        how: pester::How,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Have many connections at a time that do nothing.
+    Crowd {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+        /// Negotiate, and then be silent; else be silent at once.
+        #[arg(long)]
+        negotiate: bool,
+        /// Seconds to stay after the last came.
+        #[arg(long, default_value_t = 0)]
+        seconds: u64,
+        /// Threads that connect side by side.
+        #[arg(long, default_value_t = 4)]
+        threads: u32,
     },
     /// SMB2 NEGOTIATE with a real server.
     Ksmbd {
@@ -363,6 +411,65 @@ fn run(command: Command) -> Result<String> {
         } => {
             let steps = talk::run(&target.target(), target.parameters(&parameters), still)?;
             Ok(format!("talk: {steps} steps"))
+        }
+        Command::Misbehave {
+            target,
+            connections,
+            seconds,
+            seed,
+            smb,
+        } => {
+            let end = start + Duration::from_secs(seconds);
+            let timeout = target.timeout();
+            let lives = together(connections, |index| {
+                let seed = seed.wrapping_add(index.wrapping_mul(1_000_003));
+                let manners = misbehave::Manners { seed, end, smb };
+                Ok(misbehave::run(&target.target(), timeout, manners))
+            })?;
+            let (made, tried) = lives
+                .iter()
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            Ok(format!(
+                "misbehave: {made} of {tried} connections negotiated"
+            ))
+        }
+        Command::Pester {
+            target,
+            parameters,
+            how,
+            connections,
+            seconds,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let end = start + Duration::from_secs(seconds);
+            let times = together(connections, |_| {
+                pester::run(&target.target(), parameters, how, end)
+            })?;
+            let times: u64 = times.iter().sum();
+            Ok(format!("pester: {how:?} {times} times"))
+        }
+        Command::Crowd {
+            target,
+            parameters,
+            count,
+            negotiate,
+            seconds,
+            threads,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let time = Duration::from_secs(seconds);
+            let came = together(threads, |_| {
+                let share = count / threads;
+                Ok(crowd::run(
+                    &target.target(),
+                    parameters,
+                    share,
+                    negotiate,
+                    time,
+                ))
+            })?;
+            let came: u32 = came.iter().sum();
+            Ok(format!("crowd: {came} of {count} came in"))
         }
         Command::Ksmbd { target, parameters } => {
             ksmbd::run(&target.target(), target.parameters(&parameters))
