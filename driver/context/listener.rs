@@ -271,10 +271,16 @@ impl Listener {
         }
     }
 
+    /// Whether it is for one address; one that stands for all of a family is none.
+    fn has_address(&self) -> bool {
+        let address = &self.request.address;
+        address.as_ref().is_some_and(|address| !address.is_any())
+    }
+
     /// Whether an id must go because its device does: the CM waits for that. (Ids without an
     /// address have no device of their own, and rdma_cm has them follow the devices.)
     fn is_lost(&self, id: &Id<Listener>) -> bool {
-        self.request.address.is_some() && id.device().is_none_or(|device| device.removing())
+        self.has_address() && id.device().is_none_or(|device| device.removing())
     }
 
     /// Devices came or went: gives up what is lost, listens on what came, and tells.
@@ -298,7 +304,7 @@ impl Listener {
 
     fn count(&self, places: &[Place]) -> Devices {
         let count = |kind| {
-            let count = if self.request.address.is_some() {
+            let count = if self.has_address() {
                 let served = places.iter().filter(|place| place.kind == kind);
                 served.filter(|place| place.id.is_some()).count()
             } else {

@@ -131,6 +131,9 @@ enum Command {
     Raw {
         #[command(flatten)]
         target: TargetArguments,
+        /// Listen on this address (and port, which must be said), and play it to who connects.
+        #[arg(long)]
+        accept: bool,
         #[arg(required = true)]
         steps: Vec<String>,
     },
@@ -315,8 +318,16 @@ fn run(command: Command) -> Result<String> {
                 counts.iter().sum::<u32>()
             ))
         }
-        Command::Raw { target, steps } => {
-            raw::run(&target.target(), target.timeout(), &steps)?;
+        Command::Raw {
+            target,
+            accept,
+            steps,
+        } => {
+            let side = match accept {
+                true => raw::Side::Acceptor,
+                false => raw::Side::Initiator,
+            };
+            raw::run(&target.target(), side, target.timeout(), &steps)?;
             Ok(format!("raw: {} steps", steps.len()))
         }
         Command::Take {

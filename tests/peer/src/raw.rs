@@ -17,7 +17,7 @@
 
 use crate::error::{End, Error, Result};
 use crate::target::{open, private_data, Target};
-use crate::verbs::{status_name, Completion, Endpoint, QueueSizes, Region};
+use crate::verbs::{status_name, Completion, Endpoint, Listener, QueueSizes, Region};
 use crate::wire::{DataHeader, NegotiateRequest, NegotiateResponse, DATA_OFFSET, HEADER_LENGTH};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -47,9 +47,30 @@ struct Player {
     endpoint: Endpoint,
 }
 
+/// Which side the script is of.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Side {
+    /// Ours connects.
+    Initiator,
+    /// Ours listens on the target's address, and accepts one connection.
+    Acceptor,
+}
+
+/// The next connection to this address.
+fn next(target: &Target, timeout: Duration) -> Result<Endpoint> {
+    let listener = Listener::new(&target.host, target.port)?;
+    println!("listening on {} port {}", target.host, target.port);
+    listener
+        .next(timeout)?
+        .ok_or(Error::Timeout("no connection came".into()))
+}
+
 /// Plays a script over one connection.
-pub fn run(target: &Target, timeout: Duration, steps: &[String]) -> Result<()> {
-    let endpoint = open(target, timeout)?;
+pub fn run(target: &Target, side: Side, timeout: Duration, steps: &[String]) -> Result<()> {
+    let endpoint = match side {
+        Side::Initiator => open(target, timeout)?,
+        Side::Acceptor => next(target, timeout)?,
+    };
     let sizes = QueueSizes {
         sends: 2 * SLOTS as u32,
         receives: 2 * SLOTS as u32,
@@ -68,9 +89,12 @@ pub fn run(target: &Target, timeout: Duration, steps: &[String]) -> Result<()> {
     for slot in 0..SLOTS {
         player.post_receive(slot)?;
     }
-    player
-        .endpoint
-        .connect(&private_data(&player.endpoint), timeout)?;
+    match side {
+        Side::Initiator => player
+            .endpoint
+            .connect(&private_data(&player.endpoint), timeout)?,
+        Side::Acceptor => player.endpoint.accept(timeout)?,
+    }
     for (index, step) in steps.iter().enumerate() {
         player.step(step).map_err(|error| {
             Error::Different(format!("step {} ({}): {error}", index + 1, shorten(step)))
