@@ -181,24 +181,9 @@ impl Connector {
 
     /// One step; whether another one is due.
     fn step(self: &Arc<Self>) -> bool {
-        let mut state = self.state.lock();
-        let (number, id, error) = match core::mem::replace(&mut state.progress, Progress::Over) {
-            Progress::Due(_) if state.cancelled => return false,
-            // Under the lock: the handler waits until the id stands in its place.
-            Progress::Due(number) => match self.resolve(number) {
-                Ok(id) => {
-                    state.progress = Progress::Resolving(number, id);
-                    return false;
-                }
-                Err(error) => (number, None, error),
-            },
-            Progress::Failed(number, id, error) => (number, id, error),
-            progress => {
-                state.progress = progress;
-                return false;
-            }
+        let Some((number, id, error)) = self.attempt() else {
+            return false;
         };
-        drop(state);
         // Waits for its handler.
         drop(id);
 
@@ -216,20 +201,50 @@ impl Connector {
         false
     }
 
+    /// Tries the way that is due. Returns the one that leads nowhere, this one or that which was
+    /// tried before: its number, the id to be destroyed without the lock, which the id's handler
+    /// takes, and why.
+    fn attempt(self: &Arc<Self>) -> Option<(usize, Option<Id<Self>>, Error)> {
+        let mut state = self.state.lock();
+        let number = match core::mem::replace(&mut state.progress, Progress::Over) {
+            Progress::Due(_) if state.cancelled => return None,
+            Progress::Due(number) => number,
+            Progress::Failed(number, id, error) => return Some((number, id, error)),
+            progress => {
+                state.progress = progress;
+                return None;
+            }
+        };
+        drop(state);
+        let (id, way) = match self.open(number) {
+            Ok(opened) => opened,
+            Err(error) => return Some((number, None, error)),
+        };
+
+        // Until the id stands in its place, the handler waits for the lock.
+        let mut state = self.state.lock();
+        if state.cancelled {
+            // Unlocked before the id, which was there first, is destroyed.
+            return None;
+        }
+        let peer = self.request.peer.with_port(way.port);
+        match id.resolve(&peer, self.request.local.as_ref(), RESOLVE) {
+            Ok(()) => {
+                state.progress = Progress::Resolving(number, id);
+                None
+            }
+            Err(error) => Some((number, Some(id), error)),
+        }
+    }
+
     fn way(&self, number: usize) -> Option<Way> {
         self.request.ways.get(number).copied().flatten()
     }
 
-    fn resolve(self: &Arc<Self>, number: usize) -> Result<Id<Self>> {
+    fn open(self: &Arc<Self>, number: usize) -> Result<(Id<Self>, Way)> {
         let way = self.way(number).ok_or(EINVAL)?;
-        Id::resolve(
-            self.context.net(),
-            self.clone(),
-            &self.request.peer.with_port(way.port),
-            self.request.local.as_ref(),
-            way.kind,
-            RESOLVE,
-        )
+        let id = Id::open(self.context.net(), self.clone(), way.kind)?;
+        Ok((id, way))
     }
 
     /// The way that is being tried leads nowhere. In the id's handler, or anywhere else.

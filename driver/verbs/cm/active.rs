@@ -11,31 +11,32 @@ use core::{cell::Cell, ptr};
 use kernel::{error::to_result, prelude::*, sync::Arc};
 
 impl<T: CmOwner> Id<T> {
-    /// Begins to connect to `peer`, by devices of one kind or of all; from our address `local` if
-    /// there is one. [`AddressResolved`] or [`NotResolved`] follows.
+    /// An id to connect by, on devices of one kind or of all.
+    pub(crate) fn open(net: &Net, owner: Arc<T>, kind: Option<NodeKind>) -> Result<Self> {
+        Self::create(net, owner, kind)
+    }
+
+    /// Begins to look for the way to `peer`, from our address `local` if there is one.
+    /// [`AddressResolved`] or [`NotResolved`] follows.
     ///
     /// [`AddressResolved`]: super::CmEvent::AddressResolved
     /// [`NotResolved`]: super::CmEvent::NotResolved
     pub(crate) fn resolve(
-        net: &Net,
-        owner: Arc<T>,
+        &self,
         peer: &SocketAddr,
         local: Option<&SocketAddr>,
-        kind: Option<NodeKind>,
         milliseconds: usize,
-    ) -> Result<Self> {
-        let id = Self::create(net, owner, kind)?;
+    ) -> Result {
         let mut peer = peer.to_storage();
         let mut local = local.map(|local| local.to_storage());
         let local = local
             .as_mut()
             .map_or(ptr::null_mut(), |local| local.as_mut_ptr());
-        // SAFETY: The id is valid and new, and the storages are complete; the CM copies them. Ours
-        // may be null.
+        // SAFETY: The id is valid, and the storages are complete; the CM copies them. Ours may be
+        // null.
         to_result(unsafe {
-            ffi::rdma_resolve_addr(id.raw().as_ptr(), local, peer.as_mut_ptr(), milliseconds)
-        })?;
-        Ok(id)
+            ffi::rdma_resolve_addr(self.raw().as_ptr(), local, peer.as_mut_ptr(), milliseconds)
+        })
     }
 
     /// Connects; inside the handler of [`RouteResolved`](super::CmEvent::RouteResolved), which
