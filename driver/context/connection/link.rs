@@ -55,7 +55,11 @@ impl Capacity {
             send_sge: limits.max_send_sge.min(u32::try_from(SEND_SGE)?),
         };
         // Work requests that register a buffer, which have to fit in the slots with one behind them.
-        let regions = PAGES.div_ceil(device.region_pages(PAGES));
+        let region = device.region_pages(PAGES);
+        let regions = PAGES
+            .checked_next_multiple_of(region)
+            .and_then(|pages| pages.checked_div(region))
+            .ok_or(EINVAL)?;
         // One more for the drain on each queue.
         if capacity.send_queue() >= limits.max_qp_wr
             || capacity.receive_queue() >= limits.max_qp_wr
