@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-smbtorture fuzz-host bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-conformance test-smbtorture fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -48,6 +48,9 @@ test:
 
 fuzz-host:
 	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
+
+test-conformance: module stage
+	@TIMEOUT=$(or $(TIMEOUT),3600) $(VM)/run.sh tests/cases/conformance.py all $(WORDS)
 
 test-smbtorture: module stage
 	@TIMEOUT=$(or $(TIMEOUT),14400) $(VM)/run.sh tests/torture/run $(or $(TESTS),all)
