@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # LISTENER_CHANGED tells which devices a listener serves; a listener with an address follows its device.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 240
 """LISTENER_CHANGED: docs/abi.md."""
 
