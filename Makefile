@@ -8,8 +8,8 @@ export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
 export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-debug coverage fuzz fuzz-host \
-	bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-debug test-conformance \
+	test-smbtorture coverage fuzz fuzz-host bench-smb clean
 
 help:
 	@cat $(VM)/help.txt
@@ -60,6 +60,12 @@ coverage:
 
 fuzz-host:
 	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
+
+test-conformance: module stage
+	@TIMEOUT=$(or $(TIMEOUT),3600) $(VM)/run.sh tests/cases/conformance.py all $(WORDS)
+
+test-smbtorture: module stage
+	@TIMEOUT=$(or $(TIMEOUT),14400) $(VM)/run.sh tests/torture/run $(or $(TESTS),all)
 
 bench-smb: module stage
 	@$(VM)/run.sh tests/bench/smb $(ROUNDS)

@@ -27,7 +27,10 @@ macro_rules! errors {
     };
 }
 
-errors! { EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT ECONNREFUSED ENOTCONN EOPNOTSUPP }
+errors! {
+    EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT ECONNREFUSED EHOSTUNREACH ENETUNREACH ENOTCONN EOPNOTSUPP
+    ETIMEDOUT
+}
 
 /// Flags of files, reads and writes, and poll, which the kernel crate's bindings lack.
 pub(crate) use crate::verbs::ffi::{

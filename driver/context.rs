@@ -6,6 +6,7 @@
 //! that of its opener, and it belongs to the network namespace in which it was opened.
 
 pub(crate) mod connection;
+pub(crate) mod connector;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
 pub(crate) mod limits;
@@ -22,11 +23,12 @@ mod timer;
 use crate::memory::{AreaSlot, StatusPage};
 use crate::verbs::{self, opener_may_lock_memory, Net, SocketAddr};
 use connection::Connection;
+use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
 use kernel::cred::Credential;
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -76,12 +78,16 @@ struct Inner {
     count: usize,
     listeners: KVec<Arc<Listener>>,
     next_listener: u32,
+    connectors: KVec<Arc<Connector>>,
     /// Why the context's only connection ended, once that was read.
     ended: Option<Reason>,
     /// What the connections counted whose end was read.
     past: Counters,
     closed: bool,
 }
+
+/// Room for one connection in the table of a context.
+pub(crate) type Place = RBTreeNodeReservation<u64, Arc<Connection>>;
 
 /// A context's negotiate templates, by their numbers.
 type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
@@ -90,7 +96,8 @@ type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 pub(crate) struct Readiness {
     /// An event waits.
     pub(crate) readable: bool,
-    /// A command would not block.
+    /// A command would not block. Not while connecting is all that the context does: so it can be
+    /// waited for as with a socket.
     pub(crate) writable: bool,
     /// The end of the context's only connection is the next event.
     pub(crate) peer_gone: bool,
@@ -113,6 +120,7 @@ impl Context {
         let claims = Claims::new(verbs::opener_uid(file), is_admin);
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
+        let connectors = KVec::with_capacity(MAX_CONNECTORS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
             try_pin_init!(Self {
                 net,
@@ -128,6 +136,7 @@ impl Context {
                     count: 0,
                     listeners,
                     next_listener: 1,
+                    connectors,
                     ended: None,
                     past: Counters::default(),
                     closed: false,
@@ -143,17 +152,23 @@ impl Context {
         Ok(context)
     }
 
-    /// The last close: listeners end, connections live on for as long as they have something to
+    /// The last close: listeners and connects end, connections live on for as long as they have something to
     /// send, events are dropped.
     pub(crate) fn close(&self) {
         self.disclaim_all();
-        let listeners = {
+        let (listeners, connectors) = {
             let mut inner = self.inner.lock();
             inner.closed = true;
-            core::mem::take(&mut inner.listeners)
+            (
+                core::mem::take(&mut inner.listeners),
+                core::mem::take(&mut inner.connectors),
+            )
         };
         for listener in &listeners {
             listener.close();
+        }
+        for connector in &connectors {
+            connector.cancel();
         }
         while let Some(connection) = self.take_connection() {
             connection.detach();
@@ -275,7 +290,16 @@ impl Context {
     ///
     /// `ENOMEM`; `EBADF` if the context is being closed.
     pub(crate) fn adopt(&self, connection: &Arc<Connection>) -> Result {
-        let node = RBTreeNode::new(connection.number(), connection.clone(), GFP_KERNEL_ACCOUNT)?;
+        self.adopt_in(Place::new(GFP_KERNEL_ACCOUNT)?, connection)
+    }
+
+    /// As [`Self::adopt`], in a place that was made before; does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if the context is being closed.
+    pub(crate) fn adopt_in(&self, place: Place, connection: &Arc<Connection>) -> Result {
+        let node = place.into_node(connection.number(), connection.clone());
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
@@ -377,12 +401,14 @@ impl Context {
 
     /// What poll() and epoll ask.
     pub(crate) fn readiness(&self) -> Readiness {
-        let (single, ended) = {
+        let (single, ended, connecting) = {
             let inner = self.inner.lock();
-            if self.expects_more(&inner) {
-                (false, None)
+            let more = self.expects_more(&inner);
+            let connecting = inner.count == 0 && !more && !inner.connectors.is_empty();
+            if more {
+                (false, None, connecting)
             } else {
-                (inner.count == 1, inner.ended)
+                (inner.count == 1, inner.ended, connecting)
             }
         };
         let head_is_end = self
@@ -390,7 +416,9 @@ impl Context {
             .look(|view| matches!(view.head(), Some(Event::Disconnected { .. })));
         Readiness {
             readable: head_is_end.is_some(),
-            writable: self.queue.has_room() && has_command_room(self.command_bytes.load(Relaxed)),
+            writable: !connecting
+                && self.queue.has_room()
+                && has_command_room(self.command_bytes.load(Relaxed)),
             peer_gone: single && head_is_end == Some(true),
             ended,
         }

@@ -242,6 +242,20 @@ pub struct Reject {
     pub ticket: [u8; 16],
 }
 
+/// Connects to a peer, which becomes a connection of this context under its parameters. Answered by
+/// [`Connected`](crate::event::Connected).
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Connect {
+    /// The peer, of a family and not "any". Port zero is 445 on InfiniBand and RoCE, and 5445 on
+    /// iWARP.
+    pub peer: SocketAddress,
+    /// Our address, with port zero; family zero leaves the choice to the routes.
+    pub local: SocketAddress,
+    /// Zero.
+    pub reserved: U64,
+}
+
 /// Sends one message; the tail is its payload, or with flag [`RANGES`] the local ranges in which it
 /// stands, 1..=[`MAX_RANGES`], as many as the record's length has room for. Answered by
 /// [`PduSent`](crate::event::PduSent). Flags: [`QUIET`], [`INVALIDATE`], [`RANGES`].
@@ -435,6 +449,7 @@ commands! {
     CloseListener = 0x0031, length 8, flags 0;
     Accept = 0x0032, length 16, flags 0;
     Reject = 0x0033, length 16, flags 0;
+    Connect = 0x0034, length 72, flags 0;
     SendPdu = 0x0040, length 16, flags QUIET | INVALIDATE | RANGES;
     RdmaRead = 0x0041, length 16, flags QUIET;
     RdmaWrite = 0x0042, length 16, flags QUIET;
@@ -478,6 +493,7 @@ impl Command {
                     && body.reserved == U16::ZERO
             }
             Self::CloseListener(body) => body.reserved == U32::ZERO,
+            Self::Connect(body) => body.is_valid(),
             Self::SetNegotiateTemplate(body) => body.is_valid(),
             Self::SetSessionId(body) => body.session_id != U64::ZERO,
             Self::ClearSessionId(body) => body.session_id != U64::ZERO,
@@ -528,6 +544,20 @@ impl SetNegotiateTemplate {
     fn tail_length(&self) -> Option<u32> {
         let presumptions = u32::from(self.presumption_count.get()).checked_mul(8)?;
         padded(self.response_length.get())?.checked_add(presumptions)
+    }
+}
+
+impl Connect {
+    fn is_valid(&self) -> bool {
+        let (peer, local) = (&self.peer, &self.local);
+        let is_same_family = local.family == U16::ZERO || local.family == peer.family;
+        peer.is_valid()
+            && peer.family != U16::ZERO
+            && peer.address != [0; 16]
+            && local.is_valid()
+            && is_same_family
+            && local.port == U16::ZERO
+            && self.reserved == U64::ZERO
     }
 }
 

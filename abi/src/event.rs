@@ -197,6 +197,25 @@ pub struct Accepted {
     pub peer: SocketAddress,
 }
 
+/// Answers CONNECT: the connection is this context's, or there is none.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Connected {
+    /// The connection; zero if it failed.
+    pub connection: U64,
+    /// [`Status`](crate::status::Status). If not zero, the connection never was in this context: no
+    /// DISCONNECTED follows.
+    pub status: U32,
+    /// One of `FABRIC_*`; zero if it failed.
+    pub fabric: U32,
+    /// What negotiation made of the parameters; zero if it failed.
+    pub negotiated: Negotiated,
+    /// Our address; none if it failed.
+    pub local: SocketAddress,
+    /// The peer's address; if it failed, as CONNECT had it.
+    pub peer: SocketAddress,
+}
+
 /// A piece of a message; the tail is its payload. Pieces of a message come in order, and no other
 /// message's between them on the same connection. The message is whole when `offset` plus
 /// `payload_length` is `total`.
@@ -352,6 +371,8 @@ pub const PHASE_SERVING: u32 = 4;
 pub const PHASE_LINGERING: u32 = 5;
 /// [`ConnectionInfo::phase`]: it is being taken down.
 pub const PHASE_DRAINING: u32 = 6;
+/// [`ConnectionInfo::phase`]: a context asked for it, and the peer has not agreed yet.
+pub const PHASE_CONNECTING: u32 = 7;
 
 macro_rules! events {
     ($($name:ident = $opcode:literal, length $length:literal;)*) => {
@@ -399,6 +420,7 @@ events! {
     Accepted = 0x8034, length 104;
     ConnectionRouted = 0x8035, length 128;
     NegotiateAnswered = 0x8036, length 16;
+    Connected = 0x8037, length 104;
     PduReceived = 0x8040, length 24;
     PduSent = 0x8041, length 16;
     RdmaComplete = 0x8042, length 16;

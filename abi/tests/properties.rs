@@ -10,7 +10,7 @@ use usmbd_abi::status::{Reason, Status};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Opcode, bytes of the body, flags of every command.
-const COMMANDS: [(u16, usize, u16); 22] = [
+const COMMANDS: [(u16, usize, u16); 23] = [
     (0x01, 16, 0),
     (0x02, 0, 0),
     (0x10, 32, 0),
@@ -26,6 +26,7 @@ const COMMANDS: [(u16, usize, u16); 22] = [
     (0x31, 8, 0),
     (0x32, 16, 0),
     (0x33, 16, 0),
+    (0x34, 72, 0),
     (0x40, 16, 7),
     (0x41, 16, 1),
     (0x42, 16, 1),
@@ -36,7 +37,7 @@ const COMMANDS: [(u16, usize, u16); 22] = [
 ];
 
 /// Opcode and bytes of the body of every event.
-const EVENTS: [(u16, usize); 19] = [
+const EVENTS: [(u16, usize); 20] = [
     (0x8001, 16),
     (0x8002, 0),
     (0x8020, 32),
@@ -49,6 +50,7 @@ const EVENTS: [(u16, usize); 19] = [
     (0x8034, 104),
     (0x8035, 128),
     (0x8036, 16),
+    (0x8037, 104),
     (0x8040, 24),
     (0x8041, 16),
     (0x8042, 16),
@@ -179,6 +181,17 @@ fn valid() -> Vec<(Header, Vec<u8>)> {
                 ..Default::default()
             },
             2 * 16,
+        ),
+        one(
+            0,
+            command::Connect {
+                peer: SocketAddress {
+                    address: [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                    ..ipv4
+                },
+                ..Default::default()
+            },
+            0,
         ),
         one(0, command::Disconnect::default(), 0),
         one(0, command::QueryStatistics::default(), 0),
@@ -424,7 +437,7 @@ fn numbers_of_statuses_and_reasons_come_back() {
             assert!(!reason.text().is_empty());
         }
     }
-    assert_eq!(Status::from_number(8), None);
+    assert_eq!(Status::from_number(11), None);
     assert_eq!(
         Reason::from_number(0),
         None,

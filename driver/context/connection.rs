@@ -7,6 +7,7 @@
 //! then, unlocked, [`Later`]: what may sleep. Completions, CM events and timers only enqueue the
 //! connection's one work item, so they are never concurrent with each other.
 
+mod active;
 mod link;
 mod operate;
 mod outgoing;
@@ -17,6 +18,7 @@ mod send;
 mod serve;
 mod transfer;
 
+use super::connector::Connector;
 use super::event_queue::{Event, SlotOf};
 use super::limits::Place;
 use super::listener::Listener;
@@ -24,10 +26,11 @@ use super::pending::{self, Ticket};
 use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net, SocketAddr,
-    WorkCompletion,
+    Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net,
+    PeerParam, SocketAddr, WorkCompletion,
 };
 use crate::{module, workqueue};
+use active::Connecting;
 use kernel::bindings;
 use kernel::fmt;
 use kernel::prelude::*;
@@ -57,11 +60,13 @@ const TICKET_LIFE: u64 = 30_000;
 const LINGER: u64 = 5_000;
 /// Completions that one connection may have handled before the others have their turn.
 const BUDGET: usize = 64;
-/// Event slots of a connection besides its receives: ACCEPTED or CONNECTION_ROUTED, SEND_READY,
-/// DISCONNECTED.
+/// Event slots of a connection besides its receives: ACCEPTED, CONNECTION_ROUTED or CONNECTED;
+/// SEND_READY; DISCONNECTED.
 const OWN_SLOTS: usize = 3;
 /// RDMA reads that we post on the wire at once, at most; the peer and the device may allow fewer.
 const INITIATOR_DEPTH: u8 = 16;
+/// How often the fabric tries again.
+const RETRY_COUNT: u8 = 6;
 
 /// See the module's documentation.
 #[pin_data]
@@ -82,8 +87,8 @@ pub(crate) struct Connection {
     work: Work<Connection>,
     #[pin]
     deadline: DelayedWork<Connection, 1>,
-    /// What its listener has of it.
-    _place: Place,
+    /// What its listener has of it, if it came to one.
+    _place: Option<Place>,
     /// The module stays as long as the connection has work to do.
     _module: module::Reference,
 }
@@ -93,6 +98,8 @@ pub(crate) struct Connection {
 enum Phase {
     /// Until a valid Negotiate Request is there.
     Negotiating,
+    /// A context has asked for it, and the peer has not agreed yet.
+    Connecting,
     /// The driver reads its first messages.
     Routing,
     /// A ticket is out.
@@ -112,7 +119,7 @@ enum Phase {
 struct CmNews {
     established: bool,
     disconnected: bool,
-    failed: bool,
+    failed: Option<CmFailure>,
     device_removed: bool,
     /// Not the manager's: the listener was closed.
     abandoned: bool,
@@ -130,6 +137,10 @@ struct State {
     held: Option<Arc<Held>>,
     /// What they told.
     client: Client,
+    /// While we connect.
+    connecting: Option<Connecting>,
+    /// RDMA reads at a time, as both sides have agreed.
+    depths: Option<ReadDepths>,
     /// The context that has it.
     owner: Option<Arc<Context>>,
     /// The RDMA side; none before the CM handler is done and after the end.
@@ -171,6 +182,8 @@ pub(crate) struct Later {
     requested: bool,
     /// A piece came that routing wants.
     route: bool,
+    /// CONNECTED is told.
+    connected: Option<Arc<Connector>>,
     /// End the RDMA connection and drain it.
     drain: Option<Arc<Link>>,
     /// Drained: free everything.
@@ -221,9 +234,12 @@ impl CmOwner for Connection {
         {
             let mut state = this.state.lock();
             match event {
-                CmEvent::Established => state.news.established = true,
+                CmEvent::Established(param) => {
+                    state.news.established = true;
+                    this.agree(&mut state, param);
+                }
                 CmEvent::Disconnected => state.news.disconnected = true,
-                CmEvent::Failed => state.news.failed = true,
+                CmEvent::Failed(failure) => state.news.failed = Some(failure),
                 CmEvent::DeviceRemoval => state.news.device_removed = true,
                 _ => return Ok(()),
             }
@@ -241,70 +257,64 @@ impl Connection {
     /// The CM refuses the peer: `ENOMEM`, `ENODEV`, `EINVAL` for private data that makes no sense, or
     /// what the device says.
     pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
-        let module = module::Reference::get().ok_or(ENODEV)?;
         let place = Place::of(listener)?;
-        let device = incoming.device().ok_or(ENODEV)?;
+        let bound = incoming.bound();
+        let device = bound.device().ok_or(ENODEV)?;
         let parameters = listener.context().parameters();
         let capacity = link::Capacity::for_device(&device, &parameters)?;
-        let fabric = device.fabric(incoming.port());
-        let kind = match fabric {
-            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
-            Fabric::Iwarp => read_depth::Fabric::Iwarp,
-        };
+        let mut state = State::new(Role::Passive, &parameters, &device, &capacity)?;
+        state.listener = Some(listener.clone());
+        let net = listener.context().net();
+        let connection = Self::with_state_at(bound, net, device, state, Some(place))?;
         let own = ReadDepths {
-            initiator_depth: INITIATOR_DEPTH
-                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX)),
+            initiator_depth: INITIATOR_DEPTH,
             // The peer never reads our memory; some providers refuse zero.
             responder_resources: 1,
         };
-        let event = ReadDepths {
-            initiator_depth: incoming.initiator_depth(),
-            responder_resources: incoming.responder_resources(),
-        };
-        let accepted = own
-            .accept(event, kind, incoming.private_data())
+        let param = incoming.param();
+        let accepted = connection
+            .read_depths(own)
+            .accept(depths_of(param), connection.kind(), param.private_data())
             .map_err(|NoReads| EINVAL)?;
+        connection.state.lock().depths = Some(accepted.depths);
         let conn_param = ConnParam {
             responder_resources: accepted.depths.responder_resources,
             initiator_depth: accepted.depths.initiator_depth,
-            retry_count: 6,
+            retry_count: RETRY_COUNT,
             rnr_retry_count: 0,
             private_data: accepted.private_data.as_ref().map_or(&[], |data| &data[..]),
         };
-        let send = SendQueue::new(&device, &capacity)?;
-        let state = State {
-            engine: engine::Connection::new(Role::Passive, &parameters, timer::now()),
-            phase: Phase::Negotiating,
-            news: CmNews::default(),
-            listener: Some(listener.clone()),
-            routing: None,
-            held: None,
-            client: Client::default(),
-            owner: None,
-            link: None,
-            receives: Receives::for_handshake(&device, capacity.receives)?,
-            send,
-            ticket: None,
-            accept_user_data: 0,
-            accepted: false,
-            lingers: false,
-            disconnect_user_data: 0,
-            cause: None,
-            give_up_at: None,
-            retry_at: None,
-            armed_for: None,
-            slots: 0,
-            send_ready_wanted: false,
-            send_ready_queued: false,
-            draining: 0,
-            counters: Counters::default(),
-        };
-        let (local, peer) = (incoming.local(), incoming.peer());
-        let connection = Arc::pin_init(
+        let link = Link::accept(&connection, incoming, &capacity, &conn_param)
+            .and_then(|link| registry::insert(&connection).map(|()| link))
+            .inspect_err(|_| connection.discard())?;
+        STATISTICS.connections.add(1);
+        connection.state.lock().link = Some(link);
+        // Completions that came before the link stood in its place wait for this turn.
+        connection.enqueue();
+        Ok(())
+    }
+
+    /// There is no link for it. What a queue pair said before it went must not keep it.
+    fn discard(self: &Arc<Self>) {
+        self.state.lock().phase = Phase::Gone;
+        workqueue::cancel_sync::<_, 1>(self);
+    }
+
+    /// A connection without a link, where an id is.
+    fn with_state_at(
+        bound: &Bound<'_>,
+        net: &Net,
+        device: Arc<Device>,
+        state: State,
+        place: Option<Place>,
+    ) -> Result<Arc<Self>> {
+        let module = module::Reference::get().ok_or(ENODEV)?;
+        let (local, peer) = (bound.local(), bound.peer());
+        Arc::pin_init(
             pin_init!(Self {
                 number: registry::next_number(),
-                net: listener.context().net().clone(),
-                fabric,
+                net: net.clone(),
+                fabric: device.fabric(bound.port()),
                 local,
                 peer,
                 device,
@@ -316,24 +326,35 @@ impl Connection {
                 _module: module,
             }),
             GFP_KERNEL_ACCOUNT,
-        )?;
-        let link = Link::establish(&connection, incoming, &capacity, &conn_param)
-            .and_then(|link| Ok(Arc::new(link, GFP_KERNEL_ACCOUNT)?))
-            .and_then(|link| registry::insert(&connection).map(|()| link));
-        let link = match link {
-            Ok(link) => link,
-            Err(error) => {
-                // What the queue pair said before it went must not keep the connection.
-                connection.state.lock().phase = Phase::Gone;
-                workqueue::cancel_sync::<_, 1>(&connection);
-                return Err(error);
-            }
-        };
-        STATISTICS.connections.add(1);
-        connection.state.lock().link = Some(link);
-        // Completions that came before the link stood in its place wait for this turn.
-        connection.enqueue();
-        Ok(())
+        )
+    }
+
+    /// The fabric, as far as read depths depend on it.
+    fn kind(&self) -> read_depth::Fabric {
+        match self.fabric {
+            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
+            Fabric::Iwarp => read_depth::Fabric::Iwarp,
+        }
+    }
+
+    /// What of `own` the device can do.
+    fn read_depths(&self, own: ReadDepths) -> ReadDepths {
+        let most = self.device.limits().max_qp_init_rd_atom;
+        ReadDepths {
+            initiator_depth: own
+                .initiator_depth
+                .min(u8::try_from(most).unwrap_or(u8::MAX)),
+            ..own
+        }
+    }
+
+    /// Both sides have agreed; what on, the side that connected learns only now.
+    fn agree(&self, state: &mut State, param: PeerParam<'_>) {
+        if state.connecting.is_some() {
+            let asked = self.read_depths(active::NO_READS);
+            let agreed = asked.conclude(depths_of(param), self.kind(), param.private_data());
+            state.depths = Some(agreed);
+        }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -463,6 +484,9 @@ impl Connection {
                 engine::Event::NegotiateReceived => later.requested = true,
                 // Nobody has it yet.
                 engine::Event::Established(_) if state.phase == Phase::Routing => {}
+                engine::Event::Established(_) if state.engine.role() == Role::Active => {
+                    self.tell_connected(state, now, later);
+                }
                 engine::Event::Established(_) => self.tell_accepted(state, Status::Ok, later),
                 engine::Event::Disconnected(reason) => {
                     let cause = *state.cause.get_or_insert(dispatch::reason(reason));
@@ -565,6 +589,9 @@ impl Connection {
         if let Some(context) = later.wake.take() {
             context.queue().wake();
         }
+        if let Some(connector) = later.connected.take() {
+            connector.finish();
+        }
         if later.requested {
             self.requested();
         }
@@ -611,11 +638,15 @@ impl Connection {
         drop(memory);
         drop(messages);
         registry::remove(self.number);
+        let never_connected = self.state.lock().was_never_connected();
+        if never_connected {
+            self.tell_not_connected();
+        }
         let mut later = Later::default();
         let owner = {
             let mut state = self.state.lock();
             self.fail_queued(&mut state, &mut later);
-            if state.owner.is_some() {
+            if state.owner.is_some() && !never_connected {
                 self.tell_accepted(&mut state, Status::Disconnected, &mut later);
                 let reason = state.cause.unwrap_or(Reason::Local);
                 let event = Event::Disconnected {
@@ -647,7 +678,56 @@ impl Connection {
     }
 }
 
+fn depths_of(param: PeerParam<'_>) -> ReadDepths {
+    ReadDepths {
+        initiator_depth: param.initiator_depth(),
+        responder_resources: param.responder_resources(),
+    }
+}
+
 impl State {
+    /// At the beginning: nobody's, and nothing but the handshake's receive to post.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn new(
+        role: Role,
+        parameters: &engine::Parameters,
+        device: &Arc<Device>,
+        capacity: &link::Capacity,
+    ) -> Result<Self> {
+        Ok(Self {
+            engine: engine::Connection::new(role, parameters, timer::now()),
+            phase: Phase::Negotiating,
+            news: CmNews::default(),
+            listener: None,
+            routing: None,
+            held: None,
+            client: Client::default(),
+            connecting: None,
+            depths: None,
+            owner: None,
+            link: None,
+            receives: Receives::for_handshake(device, capacity.receives)?,
+            send: SendQueue::new(device, capacity)?,
+            ticket: None,
+            accept_user_data: 0,
+            accepted: false,
+            lingers: false,
+            disconnect_user_data: 0,
+            cause: None,
+            give_up_at: None,
+            retry_at: None,
+            armed_for: None,
+            slots: 0,
+            send_ready_wanted: false,
+            send_ready_queued: false,
+            draining: 0,
+            counters: Counters::default(),
+        })
+    }
+
     fn take_news(&mut self, now: Time) {
         let news = core::mem::take(&mut self.news);
         if news.established {
@@ -662,7 +742,10 @@ impl State {
         if news.abandoned && self.listener.is_some() {
             self.engine.disconnect(now);
         }
-        if news.failed {
+        if let Some(failure) = news.failed {
+            if let Some(connecting) = &mut self.connecting {
+                connecting.failed(failure);
+            }
             self.cause.get_or_insert(Reason::ConnectionLost);
             self.engine.handle_disconnected(now);
         }

@@ -3,6 +3,7 @@
 //! Commands to methods, events to records: the one place where ABI types and the driver's own are
 //! converted into each other.
 
+mod connect;
 mod operators;
 
 use super::connection::{Connection, SendRequest, TransferRequest};
@@ -107,6 +108,7 @@ pub(crate) fn command(
         }
         Command::Accept(body) => Connection::accept(context, &body.ticket, user_data),
         Command::Reject(body) => Connection::reject(&body.ticket),
+        Command::Connect(body) => context.connect(connect::request(user_data, body)?),
         Command::SendPdu(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
             let request = SendRequest {
@@ -498,6 +500,7 @@ pub(crate) fn length(event: &Event) -> Option<u32> {
         Event::ConnectionReady { .. } => size_of::<event::ConnectionReady>(),
         Event::ConnectionRouted { .. } => size_of::<event::ConnectionRouted>(),
         Event::Accepted { .. } => size_of::<event::Accepted>(),
+        Event::Connected { .. } | Event::ConnectFailed { .. } => size_of::<event::Connected>(),
         Event::Piece { .. } | Event::HeldPiece { .. } => return None,
         Event::NegotiateAnswered { .. } => size_of::<event::NegotiateAnswered>(),
         Event::PduSent { .. } => size_of::<event::PduSent>(),
@@ -650,6 +653,15 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
             };
             Record::new(0, *user_data, &body, 0)
         }
+        Event::Connected {
+            user_data,
+            connection,
+        } => Record::new(0, *user_data, &connect::connected(connection), 0),
+        Event::ConnectFailed {
+            user_data,
+            status,
+            peer,
+        } => Record::new(0, *user_data, &connect::failed(*status, peer), 0),
         // Its payload does not stand in the event; see `encode_piece`.
         Event::Piece { .. } | Event::HeldPiece { .. } => None,
         Event::NegotiateAnswered { connection, held } => {

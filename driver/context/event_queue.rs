@@ -12,6 +12,7 @@ use super::listener::Listener;
 use super::ring::Ring;
 use super::stats::Counters;
 use crate::compat::PollWait;
+use crate::verbs::SocketAddr;
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock};
 use usmbd_abi::status::{Reason, Status};
@@ -61,6 +62,16 @@ pub(crate) enum Event {
         user_data: u64,
         connection: Arc<Connection>,
         status: Status,
+    },
+    Connected {
+        user_data: u64,
+        connection: Arc<Connection>,
+    },
+    /// CONNECTED too.
+    ConnectFailed {
+        user_data: u64,
+        status: Status,
+        peer: SocketAddr,
     },
     /// A piece of a message; it stands in `receive` of the connection's receive buffers.
     Piece {
@@ -134,6 +145,8 @@ impl Event {
             | Event::ConnectionReady { .. }
             | Event::ConnectionRouted { .. }
             | Event::Accepted { .. }
+            | Event::Connected { .. }
+            | Event::ConnectFailed { .. }
             | Event::Piece { .. }
             | Event::HeldPiece { .. }
             | Event::NegotiateAnswered { .. }

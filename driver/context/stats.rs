@@ -83,6 +83,8 @@ counters! {
         lingering,
         /// Connections accepted so far.
         connections_accepted,
+        /// Connections made by CONNECT so far.
+        connections_made,
         /// Connections that a peer's breach of the protocol ended.
         protocol_errors,
     }

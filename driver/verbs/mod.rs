@@ -28,7 +28,9 @@ mod user_pages;
 pub(crate) use self::{
     address::SocketAddr,
     chain::{Chain, Sge},
-    cm::{CmEvent, CmOwner, ConnParam, Id, Incoming, NodeKind},
+    cm::{
+        Bound, CmEvent, CmFailure, CmOwner, ConnParam, Id, Incoming, NodeKind, PeerParam, Resolved,
+    },
     completion_queue::{CompletionOwner, CompletionQueue, WorkCompletion, WorkStatus},
     device::{Client, ClientEvents, Device, DeviceUse, Fabric},
     dma::{total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory},

@@ -35,6 +35,7 @@ WELL_FORMED = {
     "CLOSE_LISTENER": raw.close_listener(77),
     "ACCEPT": raw.accept(TICKET),
     "REJECT": raw.reject(TICKET),
+    "CONNECT": raw.connect("127.0.0.1", 4000),
     "SEND_PDU": raw.send_pdu(12345, b"hello"),
     "RDMA_READ": raw.rdma(raw.RDMA_READ, 12345, [RANGE], [DESCRIPTOR]),
     "RDMA_WRITE": raw.rdma(raw.RDMA_WRITE, 12345, [RANGE], [DESCRIPTOR]),

@@ -16,7 +16,7 @@ OK, ENOENT, EFAULT, EINVAL = "no error", "ENOENT", "EFAULT", "EINVAL"
 # The answer to a command whose fields all may be as they are, on a context that has nothing.
 ANSWER = {name: ENOENT for name in PAGE.commands} | {
     "HELLO": OK, "NOP": OK, "SET_PARAMETERS": OK, "SET_NEGOTIATE_TEMPLATE": OK, "SET_SESSION_ID": OK,
-    "SET_CLIENT_GUID": OK, "GET_MEMORY_PARAMETERS": OK, "LISTEN": OK, "LIST_CONNECTIONS": OK,
+    "SET_CLIENT_GUID": OK, "GET_MEMORY_PARAMETERS": OK, "LISTEN": OK, "LIST_CONNECTIONS": OK, "CONNECT": OK,
     "REGISTER_MEMORY": EFAULT, "UNREGISTER_MEMORY": EFAULT}
 
 
@@ -85,6 +85,12 @@ def expected(name, record, flags):
         return EINVAL
     if name == "REGISTER_MEMORY" and body["address"] + body["length"] >= 1 << 64:
         return EINVAL
+    if name == "CONNECT":
+        peer, local = record[16:48], record[48:80]
+        families = peer[:2], local[:2]
+        if families[0] == b"\0\0" or not any(peer[16:]) or any(local[2:4]) or (
+                families[1] not in (b"\0\0", families[0])):
+            return EINVAL
     if name == "QUERY_STATISTICS" and body["connection"] == 0:
         return OK
     return ANSWER[name]
@@ -102,6 +108,8 @@ def undo(device, name, record):
             device.expect(raw.LISTENER_CLOSED)
     elif name == "HELLO":
         device.write(raw.hello())
+    elif name == "CONNECT":
+        device.expect(raw.CONNECTED)
 
 
 def try_one(device, name, fixed, flags=()):

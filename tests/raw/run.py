@@ -12,6 +12,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import connecting   # noqa: E402,F401
 import errnos       # noqa: E402
 import fields       # noqa: E402
 import memoryless   # noqa: E402,F401

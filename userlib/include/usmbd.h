@@ -105,6 +105,7 @@ struct usmbd_presumption {	/* a negotiate context that a request must have */
 #define USMBD_CMD_CLOSE_LISTENER 0x0031
 #define USMBD_CMD_ACCEPT 0x0032
 #define USMBD_CMD_REJECT 0x0033
+#define USMBD_CMD_CONNECT 0x0034
 #define USMBD_CMD_SEND_PDU 0x0040
 #define USMBD_CMD_RDMA_READ 0x0041
 #define USMBD_CMD_RDMA_WRITE 0x0042
@@ -190,6 +191,12 @@ struct usmbd_cmd_accept {	/* ACCEPT and REJECT */
 	uint8_t ticket[16];
 };
 
+struct usmbd_cmd_connect {
+	struct usmbd_address peer;	/* port zero: 445, or 5445 on iWARP */
+	struct usmbd_address local;	/* family zero leaves the choice to the routes */
+	uint64_t reserved;
+};
+
 struct usmbd_cmd_send_pdu {	/* the payload follows, padded with zeros; or the ranges */
 	uint64_t connection;
 	uint32_t payload_length;
@@ -232,6 +239,7 @@ struct usmbd_cmd_drop {
 #define USMBD_EV_ACCEPTED 0x8034
 #define USMBD_EV_CONNECTION_ROUTED 0x8035
 #define USMBD_EV_NEGOTIATE_ANSWERED 0x8036
+#define USMBD_EV_CONNECTED 0x8037
 #define USMBD_EV_PDU_RECEIVED 0x8040
 #define USMBD_EV_PDU_SENT 0x8041
 #define USMBD_EV_RDMA_COMPLETE 0x8042
@@ -297,6 +305,15 @@ struct usmbd_ev_connection_ready {
 };
 
 struct usmbd_ev_accepted {
+	uint64_t connection;
+	uint32_t status;
+	uint32_t fabric;
+	struct usmbd_negotiated negotiated;
+	struct usmbd_address local;
+	struct usmbd_address peer;
+};
+
+struct usmbd_ev_connected {	/* all but status and peer are zero if it failed */
 	uint64_t connection;
 	uint32_t status;
 	uint32_t fabric;
@@ -401,6 +418,7 @@ struct usmbd_connection_info {
 #define USMBD_PHASE_SERVING 4
 #define USMBD_PHASE_LINGERING 5
 #define USMBD_PHASE_DRAINING 6
+#define USMBD_PHASE_CONNECTING 7
 
 /* Where mmap() finds what. */
 #define USMBD_AREA_OFFSET 0ull
@@ -465,6 +483,7 @@ int usmbd_listen(struct usmbd *usmbd, const struct usmbd_cmd_listen *listen, uin
 int usmbd_close_listener(struct usmbd *usmbd, uint32_t listener, uint64_t user_data);
 int usmbd_accept(struct usmbd *usmbd, const uint8_t ticket[16], uint64_t user_data);
 int usmbd_reject(struct usmbd *usmbd, const uint8_t ticket[16]);
+int usmbd_connect(struct usmbd *usmbd, const struct usmbd_cmd_connect *connect, uint64_t user_data);
 int usmbd_disconnect(struct usmbd *usmbd, uint64_t connection, uint64_t user_data);
 int usmbd_nop(struct usmbd *usmbd, uint64_t user_data);
 

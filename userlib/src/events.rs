@@ -9,7 +9,7 @@ use crate::listener::{ListenerId, Ready};
 use crate::registration::{MemoryHandle, Registered};
 use crate::routing::{Answered, Routed};
 use crate::statistics::ConnectionList;
-use crate::{Context, EndReason, Error, Failure, Features, Result, Wait};
+use crate::{connect, Context, EndReason, Error, Failure, Features, Result, Wait};
 use zerocopy::FromBytes;
 
 /// What happened. `user_data` is that of the command that the event completes.
@@ -89,6 +89,13 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// If it failed, [`Disconnected`](Self::Disconnected) follows.
         outcome: std::result::Result<Established, Failure>,
+    },
+    /// Completes CONNECT.
+    Connected {
+        /// Of the command.
+        user_data: u64,
+        /// Which, and what is known of it; if it failed, there is none.
+        outcome: std::result::Result<(ConnectionId, Established), Failure>,
     },
     /// A message, or a piece of one, came.
     PduReceived(Piece<'a>),
@@ -244,6 +251,16 @@ impl<'a> Event<'a> {
                 user_data,
                 connection: ConnectionId::new(body.connection.get()),
                 outcome: Failure::check(body.status.get(), Established::from_record(&body)),
+            },
+            Record::Connected(body, _) => Self::Connected {
+                user_data,
+                outcome: Failure::check(
+                    body.status.get(),
+                    (
+                        ConnectionId::new(body.connection.get()),
+                        connect::from_record(&body),
+                    ),
+                ),
             },
             Record::PduReceived(body, tail) => {
                 let payload = tail

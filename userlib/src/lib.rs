@@ -59,6 +59,7 @@ mod address;
 mod batch;
 #[expect(unsafe_code, reason = "C has pointers")]
 pub mod capi;
+mod connect;
 mod connection;
 mod device;
 mod error;
@@ -77,6 +78,7 @@ pub use abi::command::{Presumption, ANY_ID};
 pub use abi::event::Counters;
 pub use abi::memory::{BufferDescriptorV1, MemoryRange, Negotiated};
 pub use batch::{Batch, SendOptions, MAX_PARTS};
+pub use connect::ConnectOptions;
 pub use connection::{Connection, ConnectionId, Established, Fabric, Parameters, Token};
 pub use device::{Context, Device, Features, Interest, Readiness, Wait, DEVICE_PATH};
 pub use error::{EndReason, Error, Failure, Result};

@@ -25,6 +25,8 @@ pub enum Phase {
     Lingering,
     /// It is being taken down.
     Draining,
+    /// A context asked for it, and the peer has not agreed yet.
+    Connecting,
     /// Not known to this library.
     Unknown(u32),
 }
@@ -38,6 +40,7 @@ impl Phase {
             event::PHASE_SERVING => Self::Serving,
             event::PHASE_LINGERING => Self::Lingering,
             event::PHASE_DRAINING => Self::Draining,
+            event::PHASE_CONNECTING => Self::Connecting,
             other => Self::Unknown(other),
         }
     }

@@ -4,6 +4,7 @@
 //! structs say. Each line of hex is a field.
 
 mod commands;
+mod connect;
 mod events;
 mod queries;
 mod routing;

@@ -280,7 +280,7 @@ fn limits() {
     );
     assert_eq!(
         values("Connection info", "phase"),
-        format!("{}..={}", event::PHASE_NEGOTIATING, event::PHASE_DRAINING)
+        format!("{}..={}", event::PHASE_NEGOTIATING, event::PHASE_CONNECTING)
     );
     assert_eq!(
         values("CONNECTION_ROUTED", "claim"),

@@ -85,6 +85,7 @@ pub fn structures() -> Vec<Structure> {
         "CLOSE_LISTENER" at BODY: command::CloseListener { listener, reserved }
         "ACCEPT" at BODY: command::Accept { ticket }
         "REJECT" at BODY: command::Reject { ticket }
+        "CONNECT" at BODY: command::Connect { peer, local, reserved }
         "SEND_PDU" at BODY: command::SendPdu { connection, payload_length, invalidate_token }
         "RDMA_READ and RDMA_WRITE" at BODY: command::Transfer {
             connection, range_count, descriptor_count, reserved
@@ -110,6 +111,9 @@ pub fn structures() -> Vec<Structure> {
             client_guid, session_id
         }
         "ACCEPTED" at BODY: event::Accepted { connection, status, fabric, negotiated, local, peer }
+        "CONNECTED" at BODY: event::Connected {
+            connection, status, fabric, negotiated, local, peer
+        }
         "CONNECTION_ROUTED" at BODY: event::ConnectionRouted {
             connection, claim, fabric, negotiated, local, peer, client_guid,
             session_id

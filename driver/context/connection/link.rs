@@ -7,11 +7,12 @@ use super::Connection;
 use crate::compat;
 use crate::memory::PAGES;
 use crate::verbs::{
-    Capacity as QueuePairCapacity, Chain, CompletionQueue, ConnParam, Device, Id, Incoming,
-    QueuePair, Receive, WorkCompletion,
+    Capacity as QueuePairCapacity, Chain, CmOwner, CompletionQueue, ConnParam, Device, Id,
+    Incoming, QueuePair, Receive, WorkCompletion,
 };
+use core::mem::MaybeUninit;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, UniqueArc};
 use usmbd_engine::Parameters;
 
 /// Completions that end a drain: one of each queue.
@@ -54,7 +55,11 @@ impl Capacity {
             send_sge: limits.max_send_sge.min(u32::try_from(SEND_SGE)?),
         };
         // Work requests that register a buffer, which have to fit in the slots with one behind them.
-        let regions = PAGES.div_ceil(device.region_pages(PAGES));
+        let region = device.region_pages(PAGES);
+        let regions = PAGES
+            .checked_next_multiple_of(region)
+            .and_then(|pages| pages.checked_div(region))
+            .ok_or(EINVAL)?;
         // One more for the drain on each queue.
         if capacity.send_queue() >= limits.max_qp_wr
             || capacity.receive_queue() >= limits.max_qp_wr
@@ -133,6 +138,25 @@ pub(crate) struct Link {
     id: Id<Connection>,
 }
 
+/// A link whose id is not the connection's yet.
+pub(super) struct Unjoined {
+    queue_pair: QueuePair,
+    completions: CompletionQueue,
+    place: UniqueArc<MaybeUninit<Link>>,
+}
+
+impl Unjoined {
+    /// `id` is the one that it was made on.
+    pub(super) fn join(self, id: Id<Connection>) -> Arc<Link> {
+        let link = Link {
+            queue_pair: self.queue_pair,
+            completions: self.completions,
+            id,
+        };
+        self.place.write(link).into()
+    }
+}
+
 impl Link {
     /// Makes the queues, posts the receive for the Negotiate Request, and accepts.
     ///
@@ -140,28 +164,30 @@ impl Link {
     ///
     /// As the device and the CM say; then nothing is left, and the CM handler has to return the
     /// error.
-    pub(super) fn establish(
+    pub(super) fn accept(
         connection: &Arc<Connection>,
         incoming: Incoming<'_>,
         capacity: &Capacity,
         param: &ConnParam<'_>,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         // Dropped on an error, the id is left to the core, which destroys it.
         let id = incoming.adopt(connection.clone())?;
-        let (queue_pair, completions) = Self::make(connection, &id, capacity, param)?;
-        Ok(Self {
-            queue_pair,
-            completions,
-            id,
-        })
+        let link = Self::prepare(connection, &id, capacity)?;
+        id.accept(param)?;
+        Ok(link.join(id))
     }
 
-    fn make(
+    /// Makes the queues and posts the receive for the peer's Negotiate PDU.
+    ///
+    /// # Errors
+    ///
+    /// As the device says.
+    pub(super) fn prepare<T: CmOwner>(
         connection: &Arc<Connection>,
-        id: &Id<Connection>,
+        id: &Id<T>,
         capacity: &Capacity,
-        param: &ConnParam<'_>,
-    ) -> Result<(QueuePair, CompletionQueue)> {
+    ) -> Result<Unjoined> {
+        let place = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let device = connection.device();
         let completions =
             CompletionQueue::create(device, capacity.completions(), connection.clone())?;
@@ -176,15 +202,27 @@ impl Link {
                 recv_sge: 1,
             },
         )?;
-        // Before the accept: the peer may send as soon as it has our answer, and there are no
-        // retries for want of a receive.
+        // Before we connect or accept: the peer may send as soon as it has our answer, and there
+        // are no retries for want of a receive.
         let handshake = connection.state.lock().receives.handshake_receive();
         queue_pair
             .post_receives(&[handshake.ok_or(EINVAL)?])
             .map_err(|failure| failure.error)?;
         completions.arm();
-        id.accept(param)?;
-        Ok((queue_pair, completions))
+        Ok(Unjoined {
+            queue_pair,
+            completions,
+            place,
+        })
+    }
+
+    /// Connects; in the id's handler.
+    ///
+    /// # Errors
+    ///
+    /// As the CM says.
+    pub(super) fn connect(&self, param: &ConnParam<'_>) -> Result {
+        self.id.connect(param)
     }
 
     pub(super) fn poll(&self, out: &mut [WorkCompletion]) -> usize {

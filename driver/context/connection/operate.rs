@@ -2,7 +2,7 @@
 
 //! What operators see of a connection, and the one thing that they do to it.
 
-use super::{Connection, Counters, Event, Phase};
+use super::{Connection, Counters, Event, Phase, ReadDepths, Role};
 use crate::verbs::Net;
 use kernel::cred::Credential;
 use kernel::prelude::*;
@@ -19,6 +19,7 @@ pub(crate) enum PhaseShown {
     Serving,
     Lingering,
     Draining,
+    Connecting,
 }
 
 /// A connection at one moment, beyond what never changes.
@@ -35,6 +36,9 @@ pub(crate) struct Snapshot {
     pub(crate) counters: Counters,
     /// The engine's word for its state.
     pub(crate) state: &'static str,
+    pub(crate) role: Role,
+    /// RDMA reads at a time, ours and the peer's, once that is agreed.
+    pub(crate) depths: Option<ReadDepths>,
 }
 
 impl PhaseShown {
@@ -47,6 +51,7 @@ impl PhaseShown {
             Self::Serving => "serving",
             Self::Lingering => "lingering",
             Self::Draining => "draining",
+            Self::Connecting => "connecting",
         }
     }
 }
@@ -80,6 +85,7 @@ impl Connection {
                 Phase::Serving => PhaseShown::Serving,
                 Phase::Lingering => PhaseShown::Lingering,
                 Phase::Draining | Phase::Gone => PhaseShown::Draining,
+                Phase::Connecting => PhaseShown::Connecting,
             },
             opener: state.owner.as_ref().map(|owner| owner.opener().clone()),
             send_credits: state.engine.send_credits(),
@@ -87,6 +93,8 @@ impl Connection {
             memory,
             counters: state.counters,
             state: state.engine.state().name(),
+            role: state.engine.role(),
+            depths: state.depths,
         }
     }
 
@@ -104,14 +112,23 @@ impl Connection {
     /// One line for debugfs and fdinfo.
     pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
         let now = self.snapshot();
+        let (initiator_depth, responder_resources) = now.depths.map_or((0, 0), |depths| {
+            (depths.initiator_depth, depths.responder_resources)
+        });
         out.write_fmt(fmt!(
-            "{} {} {} {} {} phase={} send_credits={} receive_credits={} memory={}",
+            "{} {} {} {} {} phase={} role={} reads={}/{} send_credits={} receive_credits={} memory={}",
             self.number,
             self.local,
             self.peer,
             self.device.name().to_str().unwrap_or("?"),
             now.state,
             now.phase.name(),
+            match now.role {
+                Role::Active => "active",
+                Role::Passive => "passive",
+            },
+            initiator_depth,
+            responder_resources,
             now.send_credits,
             now.receive_credits,
             now.memory,

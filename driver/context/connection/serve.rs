@@ -189,11 +189,16 @@ impl Connection {
     pub(crate) fn detach(self: &Arc<Self>) {
         let owner = self.with_state(|_, state, now, _| {
             let owner = state.owner.take();
-            if state.phase == Phase::Serving {
-                state.phase = Phase::Lingering;
-                state.lingers = true;
-                STATISTICS.lingering.add(1);
-                state.give_up_at = Some(timer::after(now, LINGER));
+            match state.phase {
+                Phase::Serving => {
+                    state.phase = Phase::Lingering;
+                    state.lingers = true;
+                    STATISTICS.lingering.add(1);
+                    state.give_up_at = Some(timer::after(now, LINGER));
+                }
+                // Nobody has accepted anything for sending.
+                Phase::Connecting => state.engine.disconnect(now),
+                _ => {}
             }
             owner
         });

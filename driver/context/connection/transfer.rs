@@ -19,6 +19,7 @@ use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::memory::{BufferDescriptorV1, MemoryRange};
+use usmbd_engine::Role;
 
 /// What RDMA_READ or RDMA_WRITE says, besides its lists.
 pub(crate) struct TransferRequest {
@@ -190,7 +191,10 @@ impl Connection {
     }
 
     fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result {
-        self.wait_until(nowait, plug, |state| Ok(!state.send.is_full(write)))
+        self.wait_until(nowait, plug, |state| match state.engine.role() {
+            Role::Passive => Ok(!state.send.is_full(write)),
+            Role::Active => Err(compat::EOPNOTSUPP),
+        })
     }
 
     /// Adds waiting RDMA reads to the chain, as far as slots go.

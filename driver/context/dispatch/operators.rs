@@ -120,6 +120,7 @@ fn phase(phase: PhaseShown) -> u32 {
         PhaseShown::Serving => event::PHASE_SERVING,
         PhaseShown::Lingering => event::PHASE_LINGERING,
         PhaseShown::Draining => event::PHASE_DRAINING,
+        PhaseShown::Connecting => event::PHASE_CONNECTING,
     }
 }
 

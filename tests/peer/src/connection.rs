@@ -95,7 +95,7 @@ impl Connection {
     /// Accepts, and answers the negotiation.
     pub fn accept(endpoint: Endpoint, parameters: Parameters) -> Result<Self> {
         let mut this = Self::prepare(endpoint, parameters)?;
-        this.endpoint.accept(parameters.timeout)?;
+        this.endpoint.accept(&[], parameters.timeout)?;
         let request = NegotiateRequest::decode(&this.await_handshake("negotiate request")?)?;
         let receive_size = parameters
             .max_receive_size

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! An SMB Direct initiator on rdma-core, for conformance tests of any acceptor.
+//! An SMB Direct peer on rdma-core, initiator and acceptor, for conformance tests of any other.
 //!
 //! Exit status 0: all was as expected. 1: something was not, and a line says what. 2: wrong usage.
 
@@ -13,15 +13,19 @@ mod ksmbd;
 mod misbehave;
 mod pester;
 mod placement;
+mod player;
 mod raw;
+mod script;
 mod serve;
 mod talk;
 mod target;
+mod vectors;
 mod verbs;
 mod wire;
 
 use clap::{Args, Parser, Subcommand};
 use error::{Error, Result};
+use player::Side;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use target::{Parameters, Target};
@@ -130,13 +134,33 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u32,
     },
-    /// Play bytes, and tell how the other side takes them; see src/raw.rs for the steps.
+    /// Play bytes, and tell how the other side takes them; see src/script.rs for the steps.
     Raw {
         #[command(flatten)]
         target: TargetArguments,
+        /// Listen on this address (and port, which must be said), and play it to who connects.
+        #[arg(long)]
+        accept: bool,
         #[arg(required = true)]
         steps: Vec<String>,
     },
+    /// Play vectors of vectors/, and tell the verdict of each.
+    Vectors {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// Listen on this address (and port, which must be said), and play them to who connects.
+        #[arg(long)]
+        accept: bool,
+        #[arg(long)]
+        group: String,
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// By how much this machine is slower than what the vectors' times are meant for.
+        #[arg(long, default_value_t = 1)]
+        slowness: u32,
+    },
+    /// List the groups of vectors, and what the upper layer is to be told for each.
+    Groups,
     /// Ask for something that makes the server send, and take it.
     Take {
         #[command(flatten)]
@@ -289,6 +313,13 @@ fn together<T: Send>(count: u32, work: impl Fn(u32) -> Result<T> + Sync) -> Resu
     results.into_iter().collect()
 }
 
+fn side(accept: bool) -> Side {
+    match accept {
+        true => Side::Acceptor,
+        false => Side::Initiator,
+    }
+}
+
 fn run(command: Command) -> Result<String> {
     let start = Instant::now();
     match command {
@@ -366,9 +397,39 @@ fn run(command: Command) -> Result<String> {
                 counts.iter().sum::<u32>()
             ))
         }
-        Command::Raw { target, steps } => {
-            raw::run(&target.target(), target.timeout(), &steps)?;
+        Command::Raw {
+            target,
+            accept,
+            steps,
+        } => {
+            raw::run(&target.target(), side(accept), target.timeout(), &steps)?;
             Ok(format!("raw: {} steps", steps.len()))
+        }
+        Command::Vectors {
+            target,
+            accept,
+            group,
+            only,
+            slowness,
+        } => {
+            let play = vectors::Play {
+                side: side(accept),
+                group,
+                only,
+                timeout: target.timeout(),
+                slowness,
+            };
+            match vectors::run(&target.target(), &play)? {
+                (passed, 0) => Ok(format!("vectors: {passed} passed")),
+                (_, failed) => Error::different(format!("{failed} failed")),
+            }
+        }
+        Command::Groups => {
+            let groups = vectors::groups()?;
+            let lines = groups
+                .iter()
+                .map(|group| format!("{} {}", group.name, group.conditions));
+            Ok(lines.collect::<Vec<_>>().join("\n"))
         }
         Command::Take {
             target,

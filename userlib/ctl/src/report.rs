@@ -74,6 +74,7 @@ fn phase(phase: Phase) -> String {
         Phase::Serving => "serving".to_owned(),
         Phase::Lingering => "lingering".to_owned(),
         Phase::Draining => "draining".to_owned(),
+        Phase::Connecting => "connecting".to_owned(),
         Phase::Unknown(number) => number.to_string(),
         // One that a newer library knows.
         _ => "unknown".to_owned(),

@@ -52,6 +52,16 @@ pub extern "C" fn usmbd_reject(usmbd: &mut Handle, ticket: &[u8; 16]) -> c_int {
 
 /// See `usmbd.h`.
 #[no_mangle]
+pub extern "C" fn usmbd_connect(
+    usmbd: &mut Handle,
+    connect: &command::Connect,
+    user_data: u64,
+) -> c_int {
+    answer(|| usmbd.submit(|batch| batch.record("CONNECT", user_data, *connect)))
+}
+
+/// See `usmbd.h`.
+#[no_mangle]
 pub extern "C" fn usmbd_disconnect(usmbd: &mut Handle, connection: u64, user_data: u64) -> c_int {
     answer(|| usmbd.submit(|batch| batch.disconnect(ConnectionId::new(connection), user_data)))
 }

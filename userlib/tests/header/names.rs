@@ -74,6 +74,7 @@ pub fn layouts() -> String {
         usmbd_cmd_close_listener = command::CloseListener { listener, reserved }
         usmbd_cmd_accept = command::Accept { ticket }
         usmbd_cmd_accept = command::Reject { ticket }
+        usmbd_cmd_connect = command::Connect { peer, local, reserved }
         usmbd_cmd_send_pdu = command::SendPdu { connection, payload_length, invalidate_token }
         usmbd_cmd_transfer = command::Transfer {
             connection, range_count, descriptor_count, reserved
@@ -98,6 +99,9 @@ pub fn layouts() -> String {
             listener, fabric, connection, ticket, local, peer, negotiated, client_guid, session_id
         }
         usmbd_ev_accepted = event::Accepted {
+            connection, status, fabric, negotiated, local, peer
+        }
+        usmbd_ev_connected = event::Connected {
             connection, status, fabric, negotiated, local, peer
         }
         usmbd_ev_connection_routed = event::ConnectionRouted {
@@ -141,6 +145,7 @@ fn opcodes() -> Vec<(&'static str, u64)> {
         "USMBD_CMD_CLOSE_LISTENER" = command::CloseListener;
         "USMBD_CMD_ACCEPT" = command::Accept;
         "USMBD_CMD_REJECT" = command::Reject;
+        "USMBD_CMD_CONNECT" = command::Connect;
         "USMBD_CMD_SEND_PDU" = command::SendPdu;
         "USMBD_CMD_RDMA_READ" = command::RdmaRead;
         "USMBD_CMD_RDMA_WRITE" = command::RdmaWrite;
@@ -158,6 +163,7 @@ fn opcodes() -> Vec<(&'static str, u64)> {
         "USMBD_EV_LISTENER_CHANGED" = event::ListenerChanged;
         "USMBD_EV_CONNECTION_READY" = event::ConnectionReady;
         "USMBD_EV_ACCEPTED" = event::Accepted;
+        "USMBD_EV_CONNECTED" = event::Connected;
         "USMBD_EV_CONNECTION_ROUTED" = event::ConnectionRouted;
         "USMBD_EV_NEGOTIATE_ANSWERED" = event::NegotiateAnswered;
         "USMBD_EV_PDU_RECEIVED" = event::PduReceived;
@@ -232,6 +238,7 @@ pub fn constants() -> Vec<(&'static str, u64)> {
         ("USMBD_PHASE_SERVING", event::PHASE_SERVING.into()),
         ("USMBD_PHASE_LINGERING", event::PHASE_LINGERING.into()),
         ("USMBD_PHASE_DRAINING", event::PHASE_DRAINING.into()),
+        ("USMBD_PHASE_CONNECTING", event::PHASE_CONNECTING.into()),
     ]);
     constants
 }
