@@ -95,6 +95,7 @@ impl Context {
             command::ListConnections::OPCODE,
             command::Listen::OPCODE,
             command::CloseListener::OPCODE,
+            command::Connect::OPCODE,
             command::Accept::OPCODE,
             command::SendPdu::OPCODE,
             command::RdmaRead::OPCODE,
@@ -246,6 +247,11 @@ impl Context {
                 None
             }
             Event::Accepted(body, _) => {
+                state.connections.push(body.connection.get());
+                Some(body.connection)
+            }
+            Event::Connected(body, _) if body.status.get() != 0 => None,
+            Event::Connected(body, _) => {
                 state.connections.push(body.connection.get());
                 Some(body.connection)
             }

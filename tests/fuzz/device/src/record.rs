@@ -13,8 +13,8 @@ pub use extra::template;
 use crate::context::{Registration, State, Ticket};
 use crate::random::Random;
 use usmbd_abi::command::{
-    self, Accept, Body, CloseListener, Command, Disconnect, Entry, Hello, Listen, RdmaRead,
-    RdmaWrite, Reject, SendPdu, SetParameters, Transfer, COMMANDS,
+    self, Accept, Body, CloseListener, Command, Connect, Disconnect, Entry, Hello, Listen,
+    RdmaRead, RdmaWrite, Reject, SendPdu, SetParameters, Transfer, COMMANDS,
 };
 use usmbd_abi::memory::BufferDescriptorV1;
 use usmbd_abi::record::{Header, SocketAddress, HEADER_LENGTH};
@@ -64,10 +64,16 @@ fn weight(opcode: u16) -> usize {
         RdmaRead::OPCODE | RdmaWrite::OPCODE => 12,
         Accept::OPCODE => 10,
         command::Nop::OPCODE => 5,
-        Listen::OPCODE | command::SetParameters::OPCODE => 1,
+        Connect::OPCODE | Listen::OPCODE | command::SetParameters::OPCODE => 1,
         command::Drop::OPCODE | Disconnect::OPCODE | Reject::OPCODE => 2,
         _ => 3,
     }
+}
+
+fn v4(address: [u8; 4]) -> (u16, [u8; 16]) {
+    let mut full = [0; 16];
+    full[..4].copy_from_slice(&address);
+    (SocketAddress::IPV4, full)
 }
 
 fn encode(opcode: u16, flags: u16, user_data: u64, body: &[u8], tail: &[u8]) -> Vec<u8> {
@@ -115,6 +121,7 @@ impl Source<'_> {
             }
             SetParameters::OPCODE => (0, self.parameters().as_bytes().to_vec(), Vec::new()),
             Listen::OPCODE => (0, self.listen().as_bytes().to_vec(), Vec::new()),
+            Connect::OPCODE => (0, self.connect().as_bytes().to_vec(), Vec::new()),
             CloseListener::OPCODE => {
                 let listener = self.random.pick(&self.state.listeners)?;
                 let body = CloseListener {
@@ -197,12 +204,22 @@ impl Source<'_> {
         }
     }
 
+    /// Our own listeners, the client's host where nobody listens, and nowhere.
+    fn connect(&mut self) -> Connect {
+        let addresses = [[10, 9, 0, 1], [10, 9, 1, 1], [10, 9, 0, 2], [192, 0, 2, 1]];
+        let (family, address) = v4(addresses[self.random.below(addresses.len())]);
+        Connect {
+            peer: SocketAddress {
+                family: family.into(),
+                port: (20_000 + self.random.next() as u16 % 128).into(),
+                address,
+                ..SocketAddress::default()
+            },
+            ..Connect::default()
+        }
+    }
+
     fn listen(&mut self) -> Listen {
-        let v4 = |address: [u8; 4]| {
-            let mut full = [0; 16];
-            full[..4].copy_from_slice(&address);
-            (SocketAddress::IPV4, full)
-        };
         let (family, address) = match self.random.below(6) {
             0 => (0, [0; 16]),
             1 => v4([10, 9, 0, 1]),
