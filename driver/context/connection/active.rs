@@ -115,8 +115,8 @@ impl Connection {
         });
         let net = connector.context().net();
         let connection = Self::with_state_at(bound, net, device, state, None)?;
-        let link = Link::prepare(&connection, id, &capacity)
-            .inspect_err(|_| connection.discard())?;
+        let link =
+            Link::prepare(&connection, id, &capacity).inspect_err(|_| connection.discard())?;
         Ok((connection, link))
     }
 
