@@ -8,7 +8,7 @@ export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
 export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants test-debug test-conformance \
+.PHONY: help setup module stage install vm cases demo test test-all test-raw test-mutants test-debug test-conformance \
 	test-smbtorture coverage fuzz fuzz-host bench-smb clean
 
 help:
@@ -47,6 +47,9 @@ demo:
 
 test:
 	@$(VM)/test.sh
+
+test-all:
+	@ALL=1 $(VM)/test.sh
 
 fuzz: module stage
 	@tests/fuzz/device/run.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # Every vector of tests/peer/vectors/, by a peer that is not ours, on each fabric and family.
-# lanes: stock debug
+# lanes: stock
 # kernels: default
 # timeout: 900
 """The vectors of tests/peer/vectors/, played by usmbd-peer in the client's network, which also judges

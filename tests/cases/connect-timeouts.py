@@ -3,6 +3,7 @@
 """CONNECT to peers that are there and silent: one that accepts and never answers the negotiation,
 and one whose packets are lost. Both end by the clock, as the address that nobody has does."""
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 240
 

@@ -4,6 +4,7 @@
 # than the backlog and the connections that were accepted; others are served meanwhile, and all
 # memory is back.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 500
 . /src/tests/cases/lib.sh

@@ -3,6 +3,7 @@
 # What peers do that keep all rules and make as much work as they can does not cost a good connection
 # more than a fifth of what usmbd's time serves it; and none of them takes more memory than was configured.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 """usmbd's time is that of a connection's turns: between the workqueue's trace events, added up for each work

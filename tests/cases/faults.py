@@ -3,6 +3,7 @@
 # Allocations and copies that fail in the driver make an errno or an event, at every site: what is
 # refused leaves no trace and works when it is tried again, no event is lost, and data are right.
 # lanes: debug
+# when: asked
 # timeout: 600
 """Fault injection with the stacktrace filter on the module's text: fail-nth for system calls, one
 failure at a time for everything that work items and handlers do."""

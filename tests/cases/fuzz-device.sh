@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Whatever is written to the device, however the descriptors are used, and whatever peers do: no
 # event is lost or comes twice, everything ends, and nothing stays behind.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 300
 . /src/tests/cases/lib.sh
 

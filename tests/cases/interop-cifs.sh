@@ -4,7 +4,8 @@
 # thresholds between inline and RDMA, and a short keepalive. Files arrive and
 # come back as they were.
 # lanes: stock
-# kernels: all
+# when: asked
+# kernels: default
 # timeout: 400
 . /src/tests/cases/smbd-lib.sh
 

@@ -3,7 +3,8 @@
 # Each Negotiate Request of tests/peer/vectors/ is answered by the same bytes, or by the same end, as
 # ksmbd does; where not, docs/protocol.md says so, and so does this.
 # lanes: stock
-# kernels: all
+# when: asked
+# kernels: default
 # timeout: 300
 
 import os

@@ -4,6 +4,7 @@
 # files over SMB Direct on RoCE, with transfers and inline; messages of all
 # lengths on RoCE and iWARP.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 . /src/tests/cases/smbd-lib.sh

@@ -4,6 +4,7 @@
 # was written before is as it was, the client goes on with the next smbd, and all memory is back.
 # USMBD_TEST_COUNT= says how often.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 . /src/tests/cases/smbd-lib.sh

@@ -3,6 +3,7 @@
 # Registered memory is read and written like the area's, messages are sent from either without a
 # copy, contents checked by the peer; a process may end, or give memory up, under a transfer.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 400
 """Contents, end to end."""

@@ -4,6 +4,7 @@
 # arrives is what was sent, and connections end in order. Echo, placement and
 # files on a share, over RoCE and iWARP.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 900
 . /src/tests/cases/smbd-lib.sh

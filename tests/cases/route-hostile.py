@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # First messages that no SMB client sends, or too many of them, or too late: the connection ends, and nothing else does.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 400
 """Routing and hostile peers."""

@@ -3,6 +3,7 @@
 # A process out of descriptors, a control group out of memory, and a machine out of memory: errors,
 # or the end of who is killed, and all memory is back.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 . /src/tests/cases/lib.sh

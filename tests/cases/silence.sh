@@ -3,6 +3,7 @@
 # Packets that vanish (nftables), and links that go down and come back, under load: the keepalive or
 # the device finds it, connections end, and the next ones work. USMBD_TEST_COUNT= says how often.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 . /src/tests/cases/lib.sh

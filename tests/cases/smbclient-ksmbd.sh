@@ -3,6 +3,8 @@
 # An unmodified smbclient reaches the kernel's own server over SMB Direct, and so
 # does CONNECT; ksmbd's sizes are limited to what fits into one message.
 # lanes: stock
+# when: asked
+# kernels: default
 # timeout: 240
 . /src/tests/cases/smbd-lib.sh
 . /src/tests/cases/smbclient-lib.sh

@@ -3,6 +3,7 @@
 # A part of Samba's smbtorture passes over SMB Direct as over TCP; the whole is
 # make test-smbtorture.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 600
 . /src/tests/cases/lib.sh

@@ -4,6 +4,7 @@
 # returns: established connections go on, messages and 64 MiB of a file go both ways, and nothing is
 # lost. New connections are refused, and work afterwards.
 # lanes: debug
+# when: asked
 # timeout: 300
 . /src/tests/cases/smbd-lib.sh
 

@@ -6,6 +6,7 @@
 # anywhere:
 #   # lanes: stock debug     (stock, if it says nothing)
 #   # kernels: all|default   (all)
+#   # when: always|asked     (always; asked: with ALL=1, which make test-all sets)
 #   # timeout: SECONDS       (120)
 . "$(dirname "$0")/lib.sh"
 
@@ -24,6 +25,7 @@ meant_here() {
 	*" $lane "*) ;;
 	*) return 1 ;;
 	esac
+	[ -n "${ALL:-}" ] || [ "$(header "$1" when always)" = always ] || return 1
 	[ "$lane" = debug ] || [ "$kernel" = "${KERNELS[0]}" ] || [ "$(header "$1" kernels all)" = all ]
 }
 

@@ -28,7 +28,7 @@ LANE=debug KREL='' "$VM/module.sh" >"$kept/module.log" 2>&1 || {
 
 # The stock lane's list is what counts; what this one has besides comes on top.
 list() {
-	LANE=$1 KREL='' "$VM/cases.sh" --list
+	ALL=1 LANE=$1 KREL='' "$VM/cases.sh" --list
 	echo raw
 }
 mapfile -t suites < <(list stock; list debug | grep -vxF -f <(list stock))
