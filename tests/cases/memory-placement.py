@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Registered memory is read and written like the area's, messages are sent from either without a
 # copy, contents checked by the peer; a process may end, or give memory up, under a transfer.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 400
 """Contents, end to end."""
 
