@@ -80,7 +80,7 @@ def command_bytes(limit=COMMAND_BYTES):
     area = device.map_area(1)
     area[0] = 1
     # Nothing that is posted from here on completes.
-    table = "table netdev usmbd { chain out { type filter hook egress device veth1 priority 0; policy drop; } }"
+    table = "table netdev usmbd { chain out { type filter hook egress device veth1 priority 0; policy drop; }; }"
     subprocess.run(["ip", "netns", "exec", "client", "nft", table], check=True)
     read = raw.rdma(raw.RDMA_READ, connection, [(0, 0, 1)], [(4096, 1, 1)] * DESCRIPTORS)
     most = limit // (16 * (1 + DESCRIPTORS))
