@@ -277,7 +277,8 @@ impl Player {
     }
 
     fn alive(&mut self) -> Result<()> {
-        self.send_data(1, &[FILLER; ALIVE])?;
+        // Two credits: a grant without data may go first.
+        self.send_data(2, &[FILLER; ALIVE])?;
         let fragments = self.whole_message()?;
         if fragments != [(ALIVE as u32, 0)] {
             return Error::different(format!("fragments {fragments:?} came back"));
