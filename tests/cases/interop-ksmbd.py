@@ -10,6 +10,7 @@
 import os
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
@@ -55,6 +56,8 @@ def lab(*arguments):
 
 os.makedirs("/run/lab/log", exist_ok=True)
 lab("ksmbd", "start")
+# It listens on TCP first.
+time.sleep(2)
 theirs = answers(lambda process: process.wait(60))
 lab("ksmbd", "stop")
 server = lib.Server("10.9.0.1", **PARAMETERS)

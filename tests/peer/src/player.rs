@@ -77,6 +77,17 @@ pub struct Player {
     endpoint: Endpoint,
 }
 
+/// The next connection that comes.
+fn next(listener: &Listener, timeout: Duration) -> Result<Endpoint> {
+    let limit = Instant::now() + timeout;
+    while Instant::now() < limit {
+        if let Some(endpoint) = listener.next(limit.saturating_duration_since(Instant::now()))? {
+            return Ok(endpoint);
+        }
+    }
+    Err(Error::Timeout("no connection came".into()))
+}
+
 impl Memory {
     fn key(&self) -> u32 {
         match &self.window {
@@ -104,11 +115,7 @@ impl Player {
     pub fn open(target: &Target, listener: Option<&Listener>, timeout: Duration) -> Result<Self> {
         let (side, endpoint) = match listener {
             None => (Side::Initiator, open(target, timeout)?),
-            Some(listener) => {
-                let endpoint = listener.next(timeout)?;
-                let endpoint = endpoint.ok_or(Error::Timeout("no connection came".into()))?;
-                (Side::Acceptor, endpoint)
-            }
+            Some(listener) => (Side::Acceptor, next(listener, timeout)?),
         };
         endpoint.create_queue_pair(QueueSizes {
             sends: 2 * SLOTS as u32,
@@ -194,9 +201,19 @@ impl Player {
         }
     }
 
+    /// Whether a step is about how the connection is made, and so comes before it.
+    pub fn is_about_connecting(&self, step: &Step) -> bool {
+        match step {
+            Step::Private(_) | Step::Depths(..) | Step::Refused => true,
+            // An acceptor has the other side's before it answers.
+            Step::PrivateData(_) => self.side == Side::Acceptor,
+            _ => false,
+        }
+    }
+
     /// Plays one step.
     pub fn step(&mut self, step: &Step) -> Result<()> {
-        if !matches!(step, Step::Private(_) | Step::Depths(..) | Step::Refused) {
+        if !self.is_about_connecting(step) {
             self.establish()?;
         }
         match step {
@@ -277,7 +294,8 @@ impl Player {
     }
 
     fn alive(&mut self) -> Result<()> {
-        self.send_data(1, &[FILLER; ALIVE])?;
+        // Two credits: a grant without data may go first.
+        self.send_data(2, &[FILLER; ALIVE])?;
         let fragments = self.whole_message()?;
         if fragments != [(ALIVE as u32, 0)] {
             return Error::different(format!("fragments {fragments:?} came back"));

@@ -10,7 +10,7 @@
 //! - `negotiate`: connecting, cifs.ko's Negotiate Request with 1 MiB messages, and a response of
 //!   success; accepting, a valid request, and ksmbd's response with 1 MiB messages
 //! - `credit N`: an empty message that grants N
-//! - `alive`: a message of 64 bytes (0x41), which has to come back
+//! - `alive`: a message of 64 bytes (0x41) that grants two credits, which has to come back
 //! - `disconnect`, `break`: disconnect in order, end the queue pair silently
 //! - `leave`: disconnect in order, and see that end
 //! - `wait MS`: sleep

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How long what has to come at once may take.
 const PROMPTLY: Duration = Duration::from_secs(3);
-/// How long an initiator on siw has for its request, and in how many connections; see `accepted`.
+/// How long an initiator on siw has for its request, and in how many connections; see `Vector::play`.
 const SIW_REQUEST: Duration = Duration::from_secs(4);
 const SIW_ATTEMPTS: u32 = 5;
 
@@ -128,40 +128,42 @@ pub fn run(target: &Target, play: &Play) -> Result<(u32, u32)> {
     Ok((passed, failed))
 }
 
-/// The next connection whose initiator says something.
-///
-/// siw_accept() (drivers/infiniband/sw/siw/siw_cm.c) answers the initiator before it has the socket's
-/// data go to the queue pair. What the initiator sends in between stays in the socket until more
-/// comes, and none does; so an acceptor on siw now and then gets no request.
-fn accepted(target: &Target, listener: &Listener, play: &Play) -> Result<Player> {
-    let mut attempts = 0;
-    loop {
-        let player = Player::open(target, Some(listener), play.timeout)?;
-        let mut player = player.promptly(PROMPTLY, play.slowness);
-        attempts += 1;
-        if !player.is_iwarp()
-            || attempts == SIW_ATTEMPTS
-            || player.has_message(SIW_REQUEST * play.slowness)?
-        {
-            return Ok(player);
+impl Vector {
+    /// Plays it; what was seen.
+    ///
+    /// siw_accept() (drivers/infiniband/sw/siw/siw_cm.c) answers the initiator before it has the socket's
+    /// data go to the queue pair. What the initiator sends in between stays in the socket until more
+    /// comes, and none does. So an acceptor on siw now and then gets no request, and takes the next
+    /// connection.
+    fn play(&self, target: &Target, listener: Option<&Listener>, play: &Play) -> Result<String> {
+        let mut attempts = 0;
+        loop {
+            let player = Player::open(target, listener, play.timeout)?;
+            let mut player = player.promptly(PROMPTLY, play.slowness);
+            attempts += 1;
+            let mut steps = self.steps.iter().peekable();
+            while let Some(step) = steps.next_if(|(_, step)| player.is_about_connecting(step)) {
+                take(&mut player, step)?;
+            }
+            if listener.is_some()
+                && player.is_iwarp()
+                && attempts < SIW_ATTEMPTS
+                && !player.has_message(SIW_REQUEST * play.slowness)?
+            {
+                continue;
+            }
+            steps.try_for_each(|step| take(&mut player, step))?;
+            return Ok(player.notes().join(", "));
         }
     }
 }
 
-impl Vector {
-    fn play(&self, target: &Target, listener: Option<&Listener>, play: &Play) -> Result<String> {
-        let mut player = match listener {
-            None => Player::open(target, None, play.timeout)?.promptly(PROMPTLY, play.slowness),
-            Some(listener) => accepted(target, listener, play)?,
-        };
-        for (text, step) in &self.steps {
-            player.step(step).map_err(|error| {
-                let text: String = text.chars().take(60).collect();
-                Error::Different(format!("{text}: {error}"))
-            })?;
-        }
-        Ok(player.notes().join(", "))
-    }
+/// Plays a step; an error says which.
+fn take(player: &mut Player, (text, step): &(&'static str, Step)) -> Result<()> {
+    player.step(step).map_err(|error| {
+        let text: String = text.chars().take(60).collect();
+        Error::Different(format!("{text}: {error}"))
+    })
 }
 
 #[cfg(test)]

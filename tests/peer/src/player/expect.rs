@@ -100,9 +100,15 @@ impl Player {
     }
 
     pub(super) fn expect_probe(&mut self, window: Window) -> Result<()> {
+        let limit = self.since + Duration::from_millis(window.to) * self.slowness;
         loop {
-            let (header, _) = self.data()?;
+            let bytes = match self.next(limit + Duration::from_secs(1))? {
+                Next::Message(bytes) => bytes,
+                Next::End(end) => return Err(Error::Ended(end)),
+                Next::Nothing => return Err(Error::Timeout("a keepalive".into())),
+            };
             let took = self.elapsed();
+            let (header, _) = DataHeader::decode(&bytes, u32::MAX)?;
             if header.length != 0 || header.remaining != 0 {
                 return Error::different(format!("{header:?}"));
             }
