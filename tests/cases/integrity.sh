@@ -4,6 +4,7 @@
 # are dropped at random moments and come back: every byte is as it was written. Over a plain mount, a
 # signed, an encrypted one, and one with several channels. USMBD_TEST_TIME= seconds for each (30).
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 600
 . /src/tests/cases/smbd-lib.sh
