@@ -4,7 +4,7 @@
 VM := tests/vm
 KREL ?=
 LANE ?= stock
-export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
+export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE IOCTL
 
 .DEFAULT_GOAL := help
 .PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench-smb clean

@@ -12,6 +12,11 @@ out=$BUILD/$krel
 	out+=-disable
 	set -- "$@" USMBD_DISABLE=1
 }
+# IOCTL=1: the one that has the ioctl variant, likewise.
+[ -z "${IOCTL:-}" ] || {
+	out+=-ioctl
+	set -- "$@" USMBD_IOCTL=1
+}
 mkdir -p "$out"
 [ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
 
