@@ -7,7 +7,7 @@ LANE ?= stock
 export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE IOCTL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-raw test-mutants fuzz-host bench bench-quick clean
 
 help:
 	@cat $(VM)/help.txt
@@ -49,8 +49,11 @@ test:
 fuzz-host:
 	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
 
-bench-smb: module stage
-	@$(VM)/run.sh tests/bench/smb $(ROUNDS)
+bench:
+	@tests/bench/bench.sh $(GROUPS)
+
+bench-quick:
+	@QUICK=1 tests/bench/bench.sh $(GROUPS)
 
 clean:
 	rm -rf build
