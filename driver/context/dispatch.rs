@@ -56,7 +56,7 @@ pub(crate) fn command(
     let quiet = header.flags.get() & command::QUIET != 0;
     #[cfg(usmbd_disable)]
     if usmbd_is_disabled(header.opcode.get()) {
-        return Err(compat::EOPNOTSUPP);
+        return Err(crate::compat::EOPNOTSUPP);
     }
     match command {
         Command::Hello(body) => {

@@ -11,12 +11,11 @@
 #![deny(missing_docs)]
 
 mod failure;
-mod json;
 mod report;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
-use json::Json;
+use serde_json::{json, Map, Value};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use usmbd::abi::event::Counters;
@@ -69,30 +68,19 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::List => {
             let connections = list(&context)?;
             if arguments.json {
-                print(&Json::list(connections.iter().map(report::connection)))
+                print(&Value::from_iter(
+                    connections.iter().map(report::connection),
+                ))
             } else {
                 print(&report::Table::of_connections(&connections))
             }
         }
         Command::Statistics { connection } => {
             let counters = statistics(list(&context)?, *connection)?;
-            if arguments.json {
-                print(&report::counters(&counters))
-            } else {
-                print(&report::Table::of_counters(&counters))
-            }
+            print_members(arguments, report::counters(&counters))
         }
         Command::Drop { connections } => drop_connections(&context, connections),
-        Command::Limits => {
-            let limits = limits(&context)?;
-            if arguments.json {
-                print(&Json::object(
-                    limits.iter().map(|(name, value)| (*name, value.as_json())),
-                ))
-            } else {
-                print(&report::Table::of_limits(&limits))
-            }
-        }
+        Command::Limits => print_members(arguments, limits(&context)?),
     }
 }
 
@@ -139,32 +127,40 @@ fn drop_connections(context: &Context, numbers: &[u64]) -> Result<(), Failure> {
 }
 
 /// What the driver says of itself, and what the ABI fixes.
-fn limits(context: &Context) -> Result<Vec<(&'static str, report::Limit)>, Failure> {
-    use report::Limit::{Number, Text};
+fn limits(context: &Context) -> Result<Map<String, Value>, Failure> {
     use usmbd::abi::command;
     let (version, _) = context.hello(Features::default())?;
     let memory = context.memory_parameters()?;
-    Ok(vec![
+    let members = [
         (
             "version",
-            Text(format!("{}.{}", version >> 16, version & 0xffff)),
+            json!(format!("{}.{}", version >> 16, version & 0xffff)),
         ),
-        ("area_buffers", Number(memory.buffer_count.into())),
-        ("area_buffer_bytes", Number(memory.buffer_size.into())),
-        ("message_bytes", Number(command::MAX_PAYLOAD_LENGTH.into())),
-        ("ranges", Number(command::MAX_RANGES.into())),
-        ("descriptors", Number(command::MAX_DESCRIPTORS.into())),
+        ("area_buffers", json!(memory.buffer_count)),
+        ("area_buffer_bytes", json!(memory.buffer_size)),
+        ("message_bytes", json!(command::MAX_PAYLOAD_LENGTH)),
+        ("ranges", json!(command::MAX_RANGES)),
+        ("descriptors", json!(command::MAX_DESCRIPTORS)),
         (
             "registration_bytes",
-            Number(command::MAX_REGISTRATION_LENGTH),
+            json!(command::MAX_REGISTRATION_LENGTH),
         ),
-        ("backlog", Number(command::MAX_BACKLOG.into())),
-        ("templates", Number(command::MAX_TEMPLATES.into())),
-        (
-            "template_bytes",
-            Number(command::MAX_TEMPLATE_LENGTH.into()),
-        ),
-    ])
+        ("backlog", json!(command::MAX_BACKLOG)),
+        ("templates", json!(command::MAX_TEMPLATES)),
+        ("template_bytes", json!(command::MAX_TEMPLATE_LENGTH)),
+    ];
+    Ok(members
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect())
+}
+
+fn print_members(arguments: &Arguments, members: Map<String, Value>) -> Result<(), Failure> {
+    if arguments.json {
+        print(&Value::Object(members))
+    } else {
+        print(&report::Table::of_members(&members))
+    }
 }
 
 /// Writes to standard output. A reader that has seen enough is no failure.

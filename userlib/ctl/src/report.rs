@@ -2,7 +2,7 @@
 
 //! What is shown: tables for people, values for programs.
 
-use crate::json::Json;
+use serde_json::{json, Map, Value};
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use usmbd::abi::event::Counters;
@@ -44,28 +44,26 @@ pub(crate) fn sum(a: &Counters, b: &Counters) -> Counters {
     }
 }
 
-pub(crate) fn counters(counters: &Counters) -> Json {
-    Json::object(COUNTERS.map(|(name, value)| (name, Json::Number(value(counters)))))
+pub(crate) fn counters(counters: &Counters) -> Map<String, Value> {
+    let member = |(name, value): Counter| (name.to_owned(), json!(value(counters)));
+    COUNTERS.map(member).into_iter().collect()
 }
 
-pub(crate) fn connection(info: &ConnectionInfo) -> Json {
-    let address = |address: Option<SocketAddr>| match address {
-        Some(address) => Json::Text(address.to_string()),
-        None => Json::Null,
-    };
-    Json::object([
-        ("connection", Json::Number(info.connection.number())),
-        ("phase", Json::Text(phase(info.phase))),
-        ("fabric", Json::Text(fabric(info.fabric))),
-        ("device", Json::Text(info.device.clone())),
-        ("local", address(info.local)),
-        ("peer", address(info.peer)),
-        ("uid", Json::Number(info.uid.into())),
-        ("send_credits", Json::Number(info.send_credits.into())),
-        ("receive_credits", Json::Number(info.receive_credits.into())),
-        ("memory", Json::Number(info.memory)),
-        ("counters", counters(&info.counters)),
-    ])
+pub(crate) fn connection(info: &ConnectionInfo) -> Value {
+    let address = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    json!({
+        "connection": info.connection.number(),
+        "phase": phase(info.phase),
+        "fabric": fabric(info.fabric),
+        "device": info.device,
+        "local": address(info.local),
+        "peer": address(info.peer),
+        "uid": info.uid,
+        "send_credits": info.send_credits,
+        "receive_credits": info.receive_credits,
+        "memory": info.memory,
+        "counters": counters(&info.counters),
+    })
 }
 
 fn phase(phase: Phase) -> String {
@@ -89,21 +87,6 @@ fn fabric(fabric: Fabric) -> String {
         Fabric::IWarp => "iWARP".to_owned(),
         Fabric::Unknown(number) => number.to_string(),
         _ => "unknown".to_owned(),
-    }
-}
-
-/// A limit of the driver.
-pub(crate) enum Limit {
-    Text(String),
-    Number(u64),
-}
-
-impl Limit {
-    pub(crate) fn as_json(&self) -> Json {
-        match self {
-            Self::Text(text) => Json::Text(text.clone()),
-            Self::Number(number) => Json::Number(*number),
-        }
     }
 }
 
@@ -144,24 +127,16 @@ impl Table {
         Self { lines }
     }
 
-    pub(crate) fn of_counters(counters: &Counters) -> Self {
-        Self {
-            lines: COUNTERS
-                .iter()
-                .map(|(name, value)| vec![(*name).to_owned(), value(counters).to_string()])
-                .collect(),
-        }
-    }
-
-    pub(crate) fn of_limits(limits: &[(&'static str, Limit)]) -> Self {
-        let text = |limit: &Limit| match limit {
-            Limit::Text(text) => text.clone(),
-            Limit::Number(number) => number.to_string(),
+    /// One line for each member: its name and its value.
+    pub(crate) fn of_members(members: &Map<String, Value>) -> Self {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
         };
         Self {
-            lines: limits
+            lines: members
                 .iter()
-                .map(|(name, limit)| vec![(*name).to_owned(), text(limit)])
+                .map(|(name, value)| vec![name.clone(), text(value)])
                 .collect(),
         }
     }
@@ -249,7 +224,8 @@ mod tests {
             assert_eq!((value(&one), value(&twice)), (number, 2 * number), "{name}");
         }
         assert_eq!(COUNTERS.len() * 8, bytes.len());
-        assert!(counters(&one).to_string().contains("\"rdma_reads\": 7"));
+        assert_eq!(counters(&one)["rdma_reads"], 7);
+        assert!(counters(&one).keys().eq(COUNTERS.map(|(name, _)| name)));
     }
 
     fn counters_from(bytes: &[u8; size_of::<Counters>()]) -> Counters {
