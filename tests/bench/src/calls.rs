@@ -85,9 +85,14 @@ pub fn record(fill: impl FnOnce(&mut Batch<'_>) -> usmbd::Result<()>) -> Result<
 }
 
 /// The directive that says what `record` says.
-fn directive_of(record: &[u8], keep: &mut Vec<Box<[u8]>>) -> Result<Directive> {
+pub fn directive_of(record: &[u8], keep: &mut Vec<Box<[u8]>>) -> Result<Directive> {
     let (header, rest) = Header::read_from_prefix(record).map_err(|_| "a short record")?;
-    let layout = Layout::of(&header).map_err(|_| "not a record")?;
+    // A flag that is not known changes nothing in how long the body is.
+    let known = Header {
+        flags: 0.into(),
+        ..header
+    };
+    let layout = Layout::of(&known).map_err(|_| "not a record")?;
     let (body, tail) = rest.split_at(layout.body_length);
     let mut directive = Directive {
         opcode: header.opcode,

@@ -6,6 +6,7 @@ mod calls;
 #[path = "../../../driver/ioctl/directive.rs"]
 #[expect(dead_code, reason = "the driver needs all of it")]
 mod directive;
+mod equality;
 mod interface;
 mod marks;
 mod requests;

@@ -4,7 +4,7 @@
 //! side.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use usmbd::{
     Area, Batch, BufferDescriptorV1, ConnectionId, Context, Device, Event, EventBuffer, Interest,
@@ -95,6 +95,8 @@ impl Session {
                 .args(["--max-send", &peers.pdu.to_string()])
                 .args(["--max-receive", &peers.pdu.to_string()])
                 .args(["--max-fragmented", "2097152"])
+                // Ours is for results.
+                .stdout(Stdio::null())
                 .spawn()?,
         );
         let end = Instant::now() + LIMIT;
