@@ -4,12 +4,12 @@
 VM := tests/vm
 KREL ?=
 LANE ?= stock
-export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE
+export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE IOCTL
 export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup module stage install vm cases demo test test-all test-raw test-mutants test-debug test-conformance \
-	test-smbtorture coverage fuzz fuzz-host bench-smb clean
+	test-smbtorture coverage fuzz fuzz-host bench bench-quick clean
 
 help:
 	@cat $(VM)/help.txt
@@ -70,8 +70,11 @@ test-conformance: module stage
 test-smbtorture: module stage
 	@TIMEOUT=$(or $(TIMEOUT),14400) $(VM)/run.sh tests/torture/run $(or $(TESTS),all)
 
-bench-smb: module stage
-	@$(VM)/run.sh tests/bench/smb $(ROUNDS)
+bench:
+	@tests/bench/bench.sh $(GROUPS)
+
+bench-quick:
+	@QUICK=1 tests/bench/bench.sh $(GROUPS)
 
 clean:
 	rm -rf build

@@ -12,6 +12,8 @@
 mod chardev;
 mod compat;
 mod context;
+#[cfg(usmbd_ioctl)]
+mod ioctl;
 mod memory;
 mod module;
 mod trace;
@@ -72,6 +74,8 @@ module! {
 /// then the queue on which the last work of all of them runs.
 struct Usmbd {
     _device: CharDevice,
+    #[cfg(usmbd_ioctl)]
+    _ioctl_device: CharDevice,
     _statistics: Pin<KBox<debugfs::File<()>>>,
     _connections: Pin<KBox<debugfs::File<()>>>,
     _memory: Pin<KBox<debugfs::File<()>>>,
@@ -140,6 +144,8 @@ impl kernel::Module for Usmbd {
         let device = CharDevice::register()?;
         Ok(Self {
             _device: device,
+            #[cfg(usmbd_ioctl)]
+            _ioctl_device: CharDevice::register_as(c"usmbd_ioctl", Some(ioctl::ioctl))?,
             _statistics: KBox::pin_init(statistics, GFP_KERNEL)?,
             _connections: KBox::pin_init(connections, GFP_KERNEL)?,
             _memory: KBox::pin_init(memory, GFP_KERNEL)?,

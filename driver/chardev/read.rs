@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 ///
 /// `EAGAIN` if there is none and `nowait` is set; `EMSGSIZE` if the first is longer than `dest`;
 /// `EFAULT`; `ERESTARTSYS`. Nothing is lost then.
-pub(super) fn batch(
+pub(crate) fn batch(
     context: ArcBorrow<'_, Context>,
     start: &mut IovIterDest<'_>,
     dest: &mut IovIterDest<'_>,

@@ -17,6 +17,11 @@ out=$BUILD/$krel
 	out+=-coverage
 	set -- "$@" USMBD_COVERAGE=1
 }
+# IOCTL=1: the one that has the ioctl variant, likewise.
+[ -z "${IOCTL:-}" ] || {
+	out+=-ioctl
+	set -- "$@" USMBD_IOCTL=1
+}
 mkdir -p "$out"
 [ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
 

@@ -9,6 +9,8 @@
 #   CMDLINE  more for the kernel's command line
 #   QEMU     more options for QEMU
 #   COVERAGE something: with a module that records what of it runs
+#   COUNT    a plugin that counts instructions (tests/bench/count): one processor, whose
+#            nanoseconds are its instructions; what was counted is in the run's folder
 # The run's folder gets dmesg (the kernel's log), console (what the kernel said
 # on its console), output, and out/, which is /out in the guest.
 . "$(dirname "$0")/lib.sh"
@@ -49,8 +51,8 @@ printf '%s\0' "$inside" "$@" >"$run/out/.lab/command"
 cat >"$run/out/.lab/env" <<-END
 	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel${COVERAGE:+-coverage} LAB_TIMEOUT=$timeout
 END
-# Variables named USMBD_TEST_* go along.
-export -p | sed -n 's/^declare -x \(USMBD_TEST_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
+# Variables named USMBD_TEST_* and USMBD_BENCH_* go along.
+export -p | sed -n 's/^declare -x \(USMBD_\(TEST\|BENCH\)_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
 
 append="console=ttyS0 loglevel=6 panic=-1 rcupdate.rcu_cpu_stall_timeout=180 no_timer_check"
 append+=" random.trust_cpu=on mitigations=off systemd.unit=none"
@@ -63,13 +65,21 @@ if [ "$lane" = debug ]; then
 	memory=3G
 fi
 
+processors=2
+if [ -n "${COUNT:-}" ]; then
+	accel=(-accel "tcg,thread=single" -cpu max -icount "shift=0,sleep=off" -plugin "$COUNT,out=$run/count")
+	processors=1
+	# Long messages to the console would be counted, too.
+	append+=" quiet"
+fi
+
 read -ra more <<<"${QEMU:-}"
 status_file=$run/out/.lab/status
 rel=${run#"$TOP"/}
 
 boot_guest() {
 	TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
-		"${accel[@]}" -smp 2 -m "$memory" -display none -no-reboot -nodefaults \
+		"${accel[@]}" -smp $processors -m "$memory" -display none -no-reboot -nodefaults \
 		-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
 		-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
 		-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \

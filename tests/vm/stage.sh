@@ -34,7 +34,7 @@ make_stage() {
 	rm -rf "$stage.new"
 	copy lib "$out"/libusmbd_preload.so
 	"$VM/user.sh" "$TOP/userlib/link.sh" "$out/libusmbd.a" "$stage.new/lib"
-	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/usmbd-fuzz-device "$out"/examples/echo \
+	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/usmbd-bench "$out"/usmbd-fuzz-device "$out"/examples/echo \
 		"$BUILD"/compat32
 	copy include "$TOP"/userlib/include/*.h
 	"$VM/user.sh" cc -std=gnu11 -O2 -Wall -Wextra -Werror -I "$stage.new/include" \

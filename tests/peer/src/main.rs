@@ -4,6 +4,7 @@
 //!
 //! Exit status 0: all was as expected. 1: something was not, and a line says what. 2: wrong usage.
 
+mod bench;
 mod connection;
 mod content;
 mod crowd;
@@ -257,6 +258,18 @@ enum Command {
         target: TargetArguments,
         #[command(flatten)]
         parameters: ParameterArguments,
+    },
+    /// The far side of measurements; see src/bench.rs.
+    BenchTarget {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        /// Bytes of memory that the server may read and write.
+        #[arg(long, default_value_t = 1 << 20)]
+        memory: usize,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
     },
     /// Echo to ourselves: accept so many connections, then end.
     ServeEcho {
@@ -534,6 +547,19 @@ fn run(command: Command) -> Result<String> {
         }
         Command::Ksmbd { target, parameters } => {
             ksmbd::run(&target.target(), target.parameters(&parameters))
+        }
+        Command::BenchTarget {
+            target,
+            parameters,
+            memory,
+            connections,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let counts = together(connections, |_| {
+                bench::run(&target.target(), parameters, memory)
+            })?;
+            let sum: u64 = counts.iter().sum();
+            Ok(format!("bench-target: {sum} messages"))
         }
         Command::ServeEcho {
             target,
