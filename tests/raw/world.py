@@ -220,6 +220,9 @@ def errno_of(call):
 
 
 def name_of(number):
+    # One number has two names, of which Python knows the other.
+    if number == errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
     return errno.errorcode.get(number, "no error") if number else "no error"
 
 
