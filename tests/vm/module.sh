@@ -17,6 +17,8 @@ out=$BUILD/$krel
 	out+=-coverage
 	set -- "$@" USMBD_COVERAGE=1
 }
+# CLIPPY=1: nobody runs it, and it optimises less.
+[[ " $* " != *" CLIPPY=1 "* ]] || out+=-clippy
 # IOCTL=1: the one that has the ioctl variant, likewise.
 [ -z "${IOCTL:-}" ] || {
 	out+=-ioctl

@@ -120,12 +120,14 @@ rm -f "$BUILD/test/debug-setup.done"
 debug_setup=$!
 
 host_lane
-steps lints "$VM/lints.sh"
+steps lints "$VM/lints.sh" &
+lints=$!
 if "$VM/stage.sh"; then
 	others &
 	others=$!
 	LANE=stock KREL='' cases "stock ${KERNELS[0]%-amd64}" "stock-${KERNELS[0]}"
 	wait $others || count "the other lanes" 0 0 1
+	wait $lints || count lints 0 0 1
 	# The lanes have built the module for all kernels.
 	steps "no panic path" "$VM/panics.sh"
 else
