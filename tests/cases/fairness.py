@@ -39,6 +39,9 @@ def module_text():
     return min(text), max(text)
 
 
+# The debug lane's kernel has no histograms, and its time is the checkers': there it is seen only that the
+# good connection goes on, and what memory is taken.
+MEASURES = os.path.exists(f"{TRACING}/synthetic_events")
 START = "events/workqueue/workqueue_execute_start/trigger"
 END = "events/workqueue/workqueue_execute_end/trigger"
 TURN = "events/synthetic/usmbd_turn"
@@ -55,6 +58,8 @@ def triggers():
 
 def turns():
     """{work item: (turns, microseconds)}"""
+    if not MEASURES:
+        return {}
     with open(f"{TRACING}/{TURN}/hist", encoding="ascii") as file:
         text = file.read()
     found = re.findall(r"\{ item:\s*(\d+) \} hitcount:\s*(\d+)\s+took:\s*(\d+)", text)
@@ -88,16 +93,17 @@ def measure(good, item=None):
     after, memory = served()
     spent = {one: (count - at_first.get(one, (0, 0))[0], took - at_first.get(one, (0, 0))[1])
              for one, (count, took) in at_last.items()}
-    if item is None:
+    if item is None and MEASURES:
         item = max(spent, key=lambda one: spent[one][1])
     others = sum(took for one, (_, took) in spent.items() if one != item)
     return item, after[good] - before[good], *spent.get(item, (0, 0)), others, memory
 
 
 def main():
-    trace("synthetic_events", "usmbd_turn u64 item; u64 took", "a")
-    for where, what in triggers():
-        trace(where, what)
+    if MEASURES:
+        trace("synthetic_events", "usmbd_turn u64 item; u64 took", "a")
+        for where, what in triggers():
+            trace(where, what)
     servers = [subprocess.Popen(["/build/stage/bin/echo", "--quiet", *more]) for more in
                ([lib.ROCE], [f"{lib.ROCE}:{PORT}", "--iwarp-port", str(PORT + 1)])]
     good_peer = lib.peer("echo", lib.ROCE, "--sizes", "1000", "--count", 10_000_000)
@@ -105,7 +111,7 @@ def main():
     good = next(iter(served()[0]))
     time.sleep(1)
     item, messages, count, took, _, _ = measure(good)
-    alone = messages / took
+    alone = messages / max(took, 1)
     print(f"alone: {messages} messages, {count} turns of {took} us: {1e6 * alone:.0f} for a second")
     for how in ATTACKS:
         pest = lib.peer("pester", lib.ROCE, "--port", PORT, "--how", how, "--connections", 4,
@@ -116,7 +122,8 @@ def main():
         share = messages / max(took, 1) / alone
         print(f"{how}: {messages} messages, {count} turns of {took} us: {100 * share:.0f} % of alone; "
               f"others took {others} us; {memory} bytes of one connection at most; {output.strip()}")
-        check(f"{how}: {100 * share:.0f} % of what it was alone", share >= 0.8)
+        check(f"{how}: {100 * share:.0f} % of what it was alone", share >= 0.8 or not MEASURES)
+        check(f"{how}: no message of the good connection went", messages > 0)
         check(f"{how}: {memory} bytes of memory", memory <= MEMORY)
         check(f"{how}: the good connection stays", good in served()[0])
     good_peer.kill()
@@ -124,9 +131,10 @@ def main():
     for server in servers:
         server.terminate()
         server.wait()
-    for where, what in reversed(triggers()):
-        trace(where, "!" + what)
-    trace("synthetic_events", "!usmbd_turn u64 item; u64 took", "a")
+    if MEASURES:
+        for where, what in reversed(triggers()):
+            trace(where, "!" + what)
+        trace("synthetic_events", "!usmbd_turn u64 item; u64 took", "a")
 
 
 main()

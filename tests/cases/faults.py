@@ -27,7 +27,7 @@ import serve  # noqa: E402
 KINDS = "failslab", "fail_page_alloc", "fail_usercopy"
 NOBODY = 1, 2       # A range in which nothing is.
 MODULES = 0xffffffffa0000000, 0xffffffffff000000
-ROUNDS = int(os.environ.get("USMBD_TEST_COUNT", 60))
+ROUNDS = int(os.environ.get("USMBD_TEST_COUNT", 12))
 EXPECTED = {errno.ENOMEM, errno.EFAULT, errno.EAGAIN}
 
 

@@ -3,6 +3,7 @@
 # A 32-bit program uses the device on a 64-bit kernel: records are the same, and so are both mappings.
 # lanes: stock
 # kernels: default
+# not on debug: its kernel runs no 32-bit programs
 # timeout: 60
 . /src/tests/cases/lib.sh
 

@@ -57,7 +57,8 @@ hog() {
 taken = []
 while True:
     taken.append(mmap.mmap(-1, 32 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    taken[-1].madvise(14)
+    try: taken[-1].madvise(14)
+    except OSError: pass
     taken[-1].madvise(23)' >/dev/null 2>&1
 }
 hog='' peer=''

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # test-debug.sh: make test-debug. Every guest suite of the stock lane, on the
 # debug lane's kernel; after each, the module's memory is accounted for. A few
-# suites share a guest. The closing line is
+# suites share a guest. A case that cannot run there says why in its header
+# ("# not on debug: REASON"). The closing line is
 #   suites: N of N, splats: 0, leaks: 0
 # SUITES="a b" runs only these, GO_ON=1 only those that have not passed yet.
 . "$(dirname "$0")/lib.sh"
@@ -31,8 +32,17 @@ list() {
 	ALL=1 LANE=$1 KREL='' "$VM/cases.sh" --list
 	echo raw
 }
-mapfile -t suites < <(list stock; list debug | grep -vxF -f <(list stock))
-[ -z "${SUITES:-}" ] || read -ra suites <<<"$SUITES"
+mapfile -t all < <(list stock; list debug | grep -vxF -f <(list stock))
+[ -z "${SUITES:-}" ] || read -ra all <<<"$SUITES"
+suites=()
+for suite in "${all[@]}"; do
+	why=$(sed -n '1,20s/^# not on debug: *//p' "$TOP/tests/cases/$suite".* 2>/dev/null || true)
+	if [ -n "$why" ]; then
+		echo "$suite is left out: $why"
+	else
+		suites+=("$suite")
+	fi
+done
 
 passed() {
 	grep -qx "$1 ok 0 0" "$kept/results"
