@@ -87,6 +87,25 @@ def wildcard():
     device.close()
 
 
+def wildcard_of_a_family():
+    """As smbd listens: once for each family, which do not disturb each other."""
+    for text in ("0.0.0.0", "::"):
+        device, number = listening(text)
+        changed(device, number, 1, 1, f"{text} at first")
+        link_del("rxe0")
+        changed(device, number, 0, 1, f"{text}, RoCE goes")
+        link_add("rxe0")
+        changed(device, number, 1, 1, f"{text}, RoCE comes")
+        device.close()
+    server = lib.Server("0.0.0.0")
+    other, _ = listening("::")
+    process = lib.peer("echo", lib.ROCE, "--sizes", "1000", "--timeout", 30 * lib.SLOW)
+    server.serve(lambda: process.poll() is not None, 40)
+    lib.ended_well("echo by a wildcard of IPv4", process)
+    server.device.close()
+    other.close()
+
+
 def with_address():
     device, number = listening(lib.ROCE)
     changed(device, number, 1, 0, "an address of RoCE's")
@@ -185,6 +204,7 @@ def failed():
 
 
 wildcard()
+wildcard_of_a_family()
 with_address()
 routing_on_it()
 none_at_all()
