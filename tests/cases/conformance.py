@@ -173,7 +173,7 @@ def play(group, role, place, parameters, greeting):
     """Plays a group; the verdicts."""
     name, _, ours, theirs, port = place
     upper = Upper(role, ours, theirs, parameters, greeting)
-    arguments = ["vectors", "--group", group, "--slowness", lib.SLOW]
+    arguments = ["vectors", "--group", group, "--slowness", lib.SLOW, "--timeout", 20 * lib.SLOW]
     arguments += [theirs, "--port", port, "--accept"] if role == "accept" else [ours]
     process = lib.peer(*arguments)
     lines = lines_of(process)

@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
 from lib import check  # noqa: E402
 
-# What of ksmbd's answers is not ours: "Where others answer otherwise" in docs/protocol.md.
+# What of ksmbd's answers is not ours; docs/protocol.md has to have the bytes, too.
 DIFFERENT = {}
 # As ksmbd has them.
 PARAMETERS = {"receive_credit_max": 255, "send_credit_target": 255, "max_send_size": 1364,
