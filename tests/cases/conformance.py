@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Every vector of tests/peer/vectors/, by a peer that is not ours, on each fabric and family.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 1200
 """The vectors of tests/peer/vectors/, played by usmbd-peer in the client's network, which also judges

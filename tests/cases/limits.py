@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Each limit holds where it is said to be: one more is refused, and works again when something went.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 """Listeners, unread answers, half-open connections, memory of commands, areas of a user and of all users;

@@ -74,7 +74,7 @@ guest_lane() {
 		return
 	fi
 	say "test: $title: booting (folder: build/vm/$run)"
-	RUN=$run "$@" | { grep --line-buffered -vE "$hidden" || true; } | sed -u "s/^/$title: /" ||
+	RUN=$run "$@" | { grep --line-buffered -vE "$hidden" || true; } | sed -u "s|^|$title: |" ||
 		status=${PIPESTATUS[0]}
 	ok=$(grep -c '^PASS ' "$out/output" 2>/dev/null || true)
 	bad=$(grep -c '^FAIL ' "$out/output" 2>/dev/null || true)

@@ -78,11 +78,12 @@ impl Connection {
         };
         STATISTICS.connections.add(1);
         let link = link.join(id);
-        connection.state.lock().link = Some(link.clone());
         if let Err(error) = link.connect(&param) {
             // siw connects in the call itself, and no event tells of a failure.
             connection.state.lock().news.failed = Some(failure_of(error));
         }
+        // Given away, not cloned: the last reference destroys the id, which waits for this handler.
+        connection.state.lock().link = Some(link);
         // Completions that came before the link stood in its place wait for this turn.
         connection.enqueue();
         Ok(connection)
