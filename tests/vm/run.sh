@@ -8,6 +8,7 @@
 #   RUN      a name for the run's folder below build/vm/ (else a fresh one)
 #   CMDLINE  more for the kernel's command line
 #   QEMU     more options for QEMU
+#   BOOT_TIMEOUT  seconds for the boot (400; debug lane: 900); then it is tried again
 #   COVERAGE something: with a module that records what of it runs
 #   COUNT    a plugin that counts instructions (tests/bench/count): one processor, whose
 #            nanoseconds are its instructions; what was counted is in the run's folder
@@ -77,9 +78,25 @@ read -ra more <<<"${QEMU:-}"
 status_file=$run/out/.lab/status
 rel=${run#"$TOP"/}
 
+# A guest that says nothing of itself in so many seconds will not come any more.
+patience=${BOOT_TIMEOUT:-$([ "$lane" = debug ] && echo 900 || echo 400)}
+
+# watch_boot: ends such a guest, and leaves a mark.
+watch_boot() {
+	local end=$((SECONDS + patience))
+	while [ ! -e "$run/out/.lab/alive" ]; do
+		if [ $SECONDS -ge $end ]; then
+			touch "$run/silent"
+			kill "$(cat "$run/tmp/pid")"
+			return
+		fi
+		sleep 1
+	done
+}
+
 boot_guest() {
 	TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
-		"${accel[@]}" -smp $processors -m "$memory" -display none -no-reboot -nodefaults \
+		-pidfile "$run/tmp/pid" "${accel[@]}" -smp $processors -m "$memory" -display none -no-reboot -nodefaults \
 		-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
 		-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
 		-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \
@@ -92,14 +109,27 @@ boot_guest() {
 	return "${PIPESTATUS[0]}"
 }
 
-# Seen once: KASAN complained of the kernel's own start, inside arch_cpu_finalize_init().
+# Seen once each: KASAN complained of the kernel's own start, inside
+# arch_cpu_finalize_init(); and a kernel stood still where it finds its PCI devices.
 for try in 1 2 3; do
 	qemu=0
+	watch_boot &
+	watcher=$!
 	boot_guest || qemu=$?
-	[ -s "$run/out/.lab/unwell" ] || break
-	mv "$run/out/.lab/unwell" "$run/unwell.$try"
-	rm -f "$status_file"
-	say "vm: boot $try of at most 3: the kernel complained before anything of ours was loaded ($rel/unwell.$try)"
+	kill $watcher 2>/dev/null || true
+	wait $watcher 2>/dev/null || true
+	if [ -s "$run/out/.lab/unwell" ]; then
+		mv "$run/out/.lab/unwell" "$run/unwell.$try"
+		rm -f "$status_file"
+		why="the kernel complained before anything of ours was loaded ($rel/unwell.$try)"
+	elif [ -e "$run/silent" ]; then
+		mv "$run/silent" "$run/silent.$try"
+		cp "$run/console" "$run/console.$try"
+		why="nothing came of it in $patience s ($rel/console.$try)"
+	else
+		break
+	fi
+	say "vm: boot $try of at most 3: $why"
 done
 
 rm -rf "$run/tmp"
