@@ -6,7 +6,7 @@ The client's context is opened in the client's network namespace. Not for iWARP:
 sockets in the namespace of the thread that connects or listens, a kernel thread's, so both ends are
 on this side then, or the other one is a process's.
 """
-# lanes: stock debug
+# lanes: stock
 # timeout: 240
 
 import errno

@@ -3,6 +3,7 @@
 # Whatever is written to the device, however the descriptors are used, and whatever peers do: no
 # event is lost or comes twice, everything ends, and nothing stays behind.
 # lanes: stock
+# when: asked
 # kernels: default
 # timeout: 300
 . /src/tests/cases/lib.sh
