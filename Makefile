@@ -4,10 +4,12 @@
 VM := tests/vm
 KREL ?=
 LANE ?= stock
-export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU
+export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE IOCTL
+export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage vm cases demo test fuzz-host bench-smb clean
+.PHONY: help setup module stage install vm cases demo test test-all test-raw test-mutants test-debug test-conformance \
+	test-smbtorture coverage fuzz fuzz-host bench bench-quick clean
 
 help:
 	@cat $(VM)/help.txt
@@ -23,6 +25,9 @@ stage:
 	@$(VM)/host-packages.sh
 	@$(VM)/stage.sh
 
+install: stage
+	@userlib/install.sh build/stage
+
 vm:
 	@$(VM)/host-packages.sh
 	@$(VM)/run.sh $(SCRIPT) $(ARGS)
@@ -30,17 +35,46 @@ vm:
 cases: module stage
 	@$(VM)/cases.sh $(CASES)
 
+test-raw: module stage
+	@TIMEOUT=$${TIMEOUT:-$(if $(filter debug,$(LANE)),5400,1500)} $(VM)/run.sh tests/raw/run.py $(WORDS)
+
+test-mutants: module stage
+	@DISABLE=1 $(VM)/module.sh
+	@TIMEOUT=$${TIMEOUT:-$(if $(filter debug,$(LANE)),3600,900)} $(VM)/run.sh tests/raw/mutants.py
+
 demo:
 	@$(VM)/demo.sh
 
 test:
 	@$(VM)/test.sh
 
+test-all:
+	@ALL=1 $(VM)/test.sh
+
+fuzz: module stage
+	@tests/fuzz/device/run.sh
+
+test-debug:
+	@$(VM)/test-debug.sh
+
+coverage:
+	@$(VM)/host-packages.sh
+	@$(VM)/coverage.sh
+
 fuzz-host:
 	@tests/fuzz/run.sh $(or $(SECONDS),30) $(TARGETS)
 
-bench-smb: module stage
-	@$(VM)/run.sh tests/bench/smb $(ROUNDS)
+test-conformance: module stage
+	@TIMEOUT=$(or $(TIMEOUT),3600) $(VM)/run.sh tests/cases/conformance.py all $(WORDS)
+
+test-smbtorture: module stage
+	@TIMEOUT=$(or $(TIMEOUT),14400) $(VM)/run.sh tests/torture/run $(or $(TESTS),all)
+
+bench:
+	@tests/bench/bench.sh $(GROUPS)
+
+bench-quick:
+	@QUICK=1 tests/bench/bench.sh $(GROUPS)
 
 clean:
 	rm -rf build

@@ -6,7 +6,7 @@
 //! own. They only move bytes: records are decoded here, and carried out by
 //! [`dispatch`](crate::context::dispatch).
 
-mod read;
+pub(crate) mod read;
 mod write;
 
 use crate::compat::{
@@ -19,11 +19,15 @@ use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
 use kernel::str::CStrExt;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 use kernel::types::ForeignOwnable;
 use usmbd_abi::memory::STATUS_PAGE_OFFSET;
+
+/// A handler of ioctls; only the node of the ioctl variant has one.
+type Ioctl = unsafe extern "C" fn(*mut bindings::file, c_uint, c_ulong) -> c_long;
 
 /// The registered node; dropping it takes the node away.
 ///
@@ -47,6 +51,11 @@ impl CharDevice {
     ///
     /// `ENOMEM`, `EEXIST`.
     pub(crate) fn register() -> Result<Self> {
+        Self::register_as(c"usmbd", None)
+    }
+
+    /// As [`Self::register`], under another name, and with ioctls.
+    pub(crate) fn register_as(name: &'static CStr, ioctl: Option<Ioctl>) -> Result<Self> {
         // SAFETY: All zeroes is a valid value: a table of no operations.
         let mut operations: bindings::file_operations = unsafe { core::mem::zeroed() };
         operations.owner = crate::module::this_module();
@@ -56,11 +65,13 @@ impl CharDevice {
         operations.write_iter = Some(write_iter);
         operations.poll = Some(poll);
         operations.mmap = Some(mmap);
+        operations.show_fdinfo = Some(show_fdinfo);
+        operations.unlocked_ioctl = ioctl;
         let operations = KBox::new(operations, GFP_KERNEL)?;
         // SAFETY: All zeroes is a valid value: a device that was never registered.
         let mut device: bindings::miscdevice = unsafe { core::mem::zeroed() };
         device.minor = bindings::MISC_DYNAMIC_MINOR as i32;
-        device.name = c"usmbd".as_char_ptr();
+        device.name = name.as_char_ptr();
         device.fops = &*operations;
         let mut device = KBox::new(device, GFP_KERNEL)?;
         // SAFETY: The device and its operations stay where they are until they are deregistered,
@@ -87,7 +98,7 @@ impl Drop for CharDevice {
 ///
 /// `file` must be a file of ours between the end of `open` and the beginning of `release`; the
 /// borrow must not outlive that.
-unsafe fn context<'a>(file: *mut bindings::file) -> ArcBorrow<'a, Context> {
+pub(crate) unsafe fn context<'a>(file: *mut bindings::file) -> ArcBorrow<'a, Context> {
     // SAFETY: `open` stored an `Arc<Context>` here, and `release` has not taken it.
     unsafe { <Arc<Context> as ForeignOwnable>::borrow((*file).private_data) }
 }
@@ -229,4 +240,24 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
+}
+
+/// Text goes into a seq_file, which asks again with more room if it did not fit.
+struct Text<'a>(&'a SeqFile);
+
+impl core::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.call_printf(fmt!("{text}"));
+        Ok(())
+    }
+}
+
+/// # Safety
+///
+/// Called by the VFS with an open file of ours and a seq_file that is being filled.
+unsafe extern "C" fn show_fdinfo(out: *mut bindings::seq_file, file: *mut bindings::file) {
+    // SAFETY: The file is open, and nobody else has the seq_file meanwhile.
+    let (context, out) = unsafe { (context(file), SeqFile::from_raw(out)) };
+    // What could not be had is missing.
+    let _ = context.show(&mut Text(out));
 }

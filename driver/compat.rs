@@ -27,7 +27,10 @@ macro_rules! errors {
     };
 }
 
-errors! { EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT ECONNREFUSED ENOTCONN EOPNOTSUPP }
+errors! {
+    EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT ECONNREFUSED EHOSTUNREACH ENETUNREACH ENOTCONN EOPNOTSUPP
+    ETIMEDOUT
+}
 
 /// Flags of files, reads and writes, and poll, which the kernel crate's bindings lack.
 pub(crate) use crate::verbs::ffi::{
@@ -36,6 +39,14 @@ pub(crate) use crate::verbs::ffi::{
     USMBD_EPOLLWRNORM as EPOLLWRNORM, USMBD_FMODE_NOWAIT as FMODE_NOWAIT,
     USMBD_IOCB_NOWAIT as IOCB_NOWAIT,
 };
+
+/// The value of a module parameter.
+pub(crate) fn parameter(parameter: &kernel::module_param::ModuleParamAccess<u32>) -> u32 {
+    #[cfg(usmbd_kernel_7_2)]
+    return *parameter.value();
+    #[cfg(not(usmbd_kernel_7_2))]
+    return parameter.value();
+}
 
 /// Readers and pollers of one context wait here.
 ///

@@ -6,32 +6,39 @@
 //! that of its opener, and it belongs to the network namespace in which it was opened.
 
 pub(crate) mod connection;
+pub(crate) mod connector;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
+pub(crate) mod limits;
 pub(crate) mod listener;
+mod observe;
 pub(crate) mod pending;
 pub(crate) mod plug;
 pub(crate) mod registry;
 mod ring;
+pub(crate) mod route;
 pub(crate) mod stats;
 mod timer;
 
 use crate::memory::{AreaSlot, StatusPage};
-use crate::verbs::{Net, SocketAddr};
+use crate::verbs::{self, opener_may_lock_memory, Net, SocketAddr};
 use connection::Connection;
+use connector::{Connector, MAX_CONNECTORS};
 use event_queue::{Event, EventQueue, SlotOf};
+use kernel::cred::Credential;
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
+use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use listener::{ListenRequest, Listener};
-use stats::STATISTICS;
+use route::{Claims, Template};
+use stats::{Counters, STATISTICS};
+use usmbd_abi::command::MAX_TEMPLATES;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
 
-/// Bytes of lists of commands under way, in one context.
-const MAX_COMMAND_BYTES: usize = 4 << 20;
 /// Ports below are for those with CAP_NET_BIND_SERVICE.
 const FIRST_FREE_PORT: u16 = 1024;
 /// Listeners of one context at most.
@@ -41,15 +48,19 @@ const MAX_LISTENERS: usize = 16;
 #[pin_data]
 pub(crate) struct Context {
     net: Net,
-    /// Whether the opener may listen on a port below 1024. Its credentials count, whoever calls.
+    /// Its credentials count, whoever calls.
+    opener: ARef<Credential>,
+    /// Whether the opener may listen on a port below 1024.
     may_bind_low_port: bool,
+    /// Whether the opener may see and end everybody's connections in this network namespace.
+    is_admin: bool,
     #[pin]
     queue: EventQueue,
-    /// Held while events are copied out, so that those of one connection stay in order.
-    #[pin]
-    reading: Mutex<()>,
     #[pin]
     inner: SpinLock<Inner>,
+    /// Whose connections it wants.
+    #[pin]
+    claims: Claims,
     /// Bytes of lists that commands under way have in kernel memory.
     command_bytes: Atomic<usize>,
     /// The areas mapped through this context.
@@ -61,21 +72,32 @@ pub(crate) struct Context {
 
 struct Inner {
     parameters: Parameters,
+    templates: Templates,
     at_most_one: bool,
     connections: RBTree<u64, Arc<Connection>>,
     count: usize,
     listeners: KVec<Arc<Listener>>,
     next_listener: u32,
+    connectors: KVec<Arc<Connector>>,
     /// Why the context's only connection ended, once that was read.
     ended: Option<Reason>,
+    /// What the connections counted whose end was read.
+    past: Counters,
     closed: bool,
 }
+
+/// Room for one connection in the table of a context.
+pub(crate) type Place = RBTreeNodeReservation<u64, Arc<Connection>>;
+
+/// A context's negotiate templates, by their numbers.
+type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
 
 /// What poll() asks.
 pub(crate) struct Readiness {
     /// An event waits.
     pub(crate) readable: bool,
-    /// A command would not block.
+    /// A command would not block. Not while connecting is all that the context does: so it can be
+    /// waited for as with a socket.
     pub(crate) writable: bool,
     /// The end of the context's only connection is the next event.
     pub(crate) peer_gone: bool,
@@ -92,28 +114,36 @@ impl Context {
     pub(crate) fn open(file: &File) -> Result<Arc<Self>> {
         let queue = EventQueue::new()?;
         let net = Net::of_current()?;
-        let uid = file.cred().euid().into_uid_in_current_ns();
+        let area = AreaSlot::new(file.cred().euid(), opener_may_lock_memory(file));
         let may_bind_low_port = net.opener_may_bind_low_port(file);
+        let is_admin = net.opener_is_admin(file);
+        let claims = Claims::new(verbs::opener_uid(file), is_admin);
         let status_page = StatusPage::new()?;
         let listeners = KVec::with_capacity(MAX_LISTENERS, GFP_KERNEL_ACCOUNT)?;
+        let connectors = KVec::with_capacity(MAX_CONNECTORS, GFP_KERNEL_ACCOUNT)?;
         let context = Arc::pin_init(
             try_pin_init!(Self {
                 net,
+                opener: file.cred().into(),
                 may_bind_low_port,
+                is_admin,
                 queue <- queue,
-                reading <- new_mutex!((), "usmbd_reading"),
                 inner <- new_spinlock!(Inner {
                     parameters: Parameters::default(),
+                    templates: Templates::default(),
                     at_most_one: false,
                     connections: RBTree::new(),
                     count: 0,
                     listeners,
                     next_listener: 1,
+                    connectors,
                     ended: None,
+                    past: Counters::default(),
                     closed: false,
                 }, "usmbd_context"),
+                claims <- claims,
                 command_bytes: Atomic::new(0),
-                area <- AreaSlot::new(uid),
+                area <- area,
                 status_page <- status_page,
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -122,16 +152,23 @@ impl Context {
         Ok(context)
     }
 
-    /// The last close: listeners end, connections live on for as long as they have something to
+    /// The last close: listeners and connects end, connections live on for as long as they have something to
     /// send, events are dropped.
     pub(crate) fn close(&self) {
-        let listeners = {
+        self.disclaim_all();
+        let (listeners, connectors) = {
             let mut inner = self.inner.lock();
             inner.closed = true;
-            core::mem::take(&mut inner.listeners)
+            (
+                core::mem::take(&mut inner.listeners),
+                core::mem::take(&mut inner.connectors),
+            )
         };
         for listener in &listeners {
             listener.close();
+        }
+        for connector in &connectors {
+            connector.cancel();
         }
         while let Some(connection) = self.take_connection() {
             connection.detach();
@@ -165,12 +202,16 @@ impl Context {
         &self.queue
     }
 
-    pub(crate) fn reading(&self) -> &Mutex<()> {
-        &self.reading
-    }
-
     pub(crate) fn net(&self) -> &Net {
         &self.net
+    }
+
+    pub(crate) fn opener(&self) -> &ARef<Credential> {
+        &self.opener
+    }
+
+    pub(crate) fn is_admin(&self) -> bool {
+        self.is_admin
     }
 
     pub(crate) fn parameters(&self) -> Parameters {
@@ -180,6 +221,21 @@ impl Context {
     /// Sets the parameters of connections accepted from now on.
     pub(crate) fn set_parameters(&self, parameters: Parameters) {
         self.inner.lock().parameters = parameters;
+    }
+
+    /// The negotiate templates, the one with the lowest number first.
+    fn templates(&self) -> Templates {
+        self.inner.lock().templates.clone()
+    }
+
+    /// Sets or clears one of the negotiate templates; `number` is below [`MAX_TEMPLATES`].
+    pub(crate) fn set_template(&self, number: u32, template: Option<Arc<Template>>) {
+        let mut template = template;
+        if let Some(place) = self.inner.lock().templates.get_mut(number as usize) {
+            core::mem::swap(place, &mut template);
+        }
+        // The old one is dropped here, unlocked.
+        drop(template);
     }
 
     pub(crate) fn at_most_one(&self) -> bool {
@@ -206,7 +262,7 @@ impl Context {
             .command_bytes
             .fetch_add(bytes, Relaxed)
             .saturating_add(bytes)
-            > MAX_COMMAND_BYTES
+            > limits::command_bytes()
         {
             self.release_command_bytes(bytes);
             return Err(EAGAIN);
@@ -214,8 +270,13 @@ impl Context {
         Ok(())
     }
 
+    /// Gives back what [`Self::reserve_command_bytes`] counted. Wakes those who wait for room, once
+    /// there is some.
     pub(crate) fn release_command_bytes(&self, bytes: usize) {
-        self.command_bytes.fetch_sub(bytes, Relaxed);
+        let before = self.command_bytes.fetch_sub(bytes, Relaxed);
+        if !has_command_room(before) && has_command_room(before.saturating_sub(bytes)) {
+            self.queue.wake();
+        }
     }
 
     /// The connection with this number, if it is this context's and its end was not read yet.
@@ -229,7 +290,16 @@ impl Context {
     ///
     /// `ENOMEM`; `EBADF` if the context is being closed.
     pub(crate) fn adopt(&self, connection: &Arc<Connection>) -> Result {
-        let node = RBTreeNode::new(connection.number(), connection.clone(), GFP_KERNEL_ACCOUNT)?;
+        self.adopt_in(Place::new(GFP_KERNEL_ACCOUNT)?, connection)
+    }
+
+    /// As [`Self::adopt`], in a place that was made before; does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if the context is being closed.
+    pub(crate) fn adopt_in(&self, place: Place, connection: &Arc<Connection>) -> Result {
+        let node = place.into_node(connection.number(), connection.clone());
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
@@ -246,14 +316,18 @@ impl Context {
         Ok(())
     }
 
-    /// Lets a connection go whose end was read, or that was never established here.
-    pub(crate) fn forget(&self, number: u64, reason: Option<Reason>) {
+    /// Lets a connection go whose end was read, for this reason, or that was never established here.
+    pub(crate) fn forget(&self, connection: &Connection, reason: Option<Reason>) {
+        let counters = connection.counters();
         let (node, count) = {
             let mut inner = self.inner.lock();
-            let node = inner.connections.remove_node(&number);
+            let node = inner.connections.remove_node(&connection.number());
             if node.is_some() {
                 inner.count = inner.count.saturating_sub(1);
-                if inner.count == 0 && inner.listeners.is_empty() {
+                if reason.is_some() {
+                    inner.past.include(&counters);
+                }
+                if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
             }
@@ -262,6 +336,11 @@ impl Context {
         drop(node);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
+    }
+
+    /// Whether connections may come by themselves, so that the end of one is not the context's.
+    fn expects_more(&self, inner: &Inner) -> bool {
+        !inner.listeners.is_empty() || self.has_claims()
     }
 
     /// Whether this is the context's only connection, so that the status page is about it.
@@ -276,7 +355,7 @@ impl Context {
     /// # Errors
     ///
     /// `EACCES` if the port is privileged and the opener is not; `EMFILE` at the limit; `ENOMEM`;
-    /// `EAGAIN` if no event slot is free.
+    /// `EAGAIN` if no event slots are free.
     pub(crate) fn listen(self: &Arc<Self>, request: ListenRequest) -> Result {
         let low = request.port < FIRST_FREE_PORT || request.iwarp_port < FIRST_FREE_PORT;
         if low && !self.may_bind_low_port {
@@ -289,16 +368,22 @@ impl Context {
             number
         };
         let listener = Listener::new(self.clone(), listener, request)?;
+        // LISTENING, and LISTENER_CHANGED for as long as the listener lives.
         self.queue.reserve(1, SlotOf::Command)?;
-        if self
-            .inner
-            .lock()
-            .listeners
-            .push_within_capacity(listener.clone())
-            .is_err()
-        {
+        let reserved = self.queue.reserve(1, SlotOf::Connection).and_then(|()| {
+            let pushed = self
+                .inner
+                .lock()
+                .listeners
+                .push_within_capacity(listener.clone());
+            pushed.map_err(|_| {
+                self.queue.release(1, SlotOf::Connection);
+                EMFILE
+            })
+        });
+        if reserved.is_err() {
             self.queue.release(1, SlotOf::Command);
-            return Err(EMFILE);
+            return reserved;
         }
         listener.start();
         Ok(())
@@ -316,21 +401,33 @@ impl Context {
 
     /// What poll() and epoll ask.
     pub(crate) fn readiness(&self) -> Readiness {
-        let (single, ended) = {
+        let (single, ended, connecting) = {
             let inner = self.inner.lock();
-            (inner.count == 1 && inner.listeners.is_empty(), inner.ended)
+            let more = self.expects_more(&inner);
+            let connecting = inner.count == 0 && !more && !inner.connectors.is_empty();
+            if more {
+                (false, None, connecting)
+            } else {
+                (inner.count == 1, inner.ended, connecting)
+            }
         };
         let head_is_end = self
             .queue
             .look(|view| matches!(view.head(), Some(Event::Disconnected { .. })));
         Readiness {
             readable: head_is_end.is_some(),
-            writable: self.queue.has_room()
-                && self.command_bytes.load(Relaxed) <= MAX_COMMAND_BYTES / 4 * 3,
+            writable: !connecting
+                && self.queue.has_room()
+                && has_command_room(self.command_bytes.load(Relaxed)),
             peer_gone: single && head_is_end == Some(true),
             ended,
         }
     }
+}
+
+/// Whether a quarter of the command bytes is free.
+fn has_command_room(used: usize) -> bool {
+    limits::has_room(used, limits::command_bytes())
 }
 
 /// The address of a LISTEN, for any family if it is none.

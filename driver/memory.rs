@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The registration area of a process, and the status page of a context.
+//! The registration area of a process, memory that it registered, and the status page of a context.
 //!
 //! An area is address space for [`BUFFER_COUNT`] buffers of 1 MiB; a buffer gets memory when it is
 //! first touched, and keeps it while anybody uses it. The area belongs to a process (its mm), and
-//! all contexts that the process maps share it.
+//! all contexts that the process maps share it. So do registrations: memory of the process's own,
+//! which is pinned as long as it is registered, or a transfer moves it. They end with the process's
+//! last mapping of the area.
 //!
 //! **When a buffer's memory is given back:** when no page table has any of its pages (the process
 //! has unmapped it, or said `madvise(MADV_DONTNEED)`), no transfer moves it, and a minute has
@@ -14,60 +16,85 @@
 //! is the range check in [`AreaSlot::resolve`].
 
 mod area;
+mod block;
 mod buffer;
+mod device_buffer;
 mod limits;
+mod range;
+mod registration;
 mod status_page;
 
 use crate::verbs::Device;
-use area::Area;
-use buffer::Pinned;
+use area::{Area, View};
+use core::fmt;
 use kernel::mm::virt::{flags, VmaNew};
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::task::Kuid;
+use range::Memory;
 use usmbd_abi::memory::{MemoryRange, BUFFER_SIZE};
 
 pub(crate) use area::remove_device;
-pub(crate) use buffer::{Claim, DeviceBuffer};
+pub(crate) use device_buffer::{Claim, DeviceBuffer};
+pub(crate) use limits::Settings as Limits;
+pub(crate) use range::Range;
+pub(crate) use registration::Unregistered;
 pub(crate) use status_page::StatusPage;
 
 /// Buffers that an area has room for.
 pub(crate) const BUFFER_COUNT: u32 = 64;
+/// Bytes that are registered as one: those of a buffer.
+const BLOCK: usize = BUFFER_SIZE as usize;
+/// Pages of these.
+pub(crate) const PAGES: usize = BLOCK / PAGE_SIZE;
+
+/// What an operator can set.
+pub(crate) struct Settings {
+    /// Seconds without use after which an unmapped buffer is given back.
+    pub(crate) idle_seconds: u32,
+    pub(crate) limits: Limits,
+}
 
 /// Prepares the tables.
 ///
 /// # Safety
 ///
 /// Must be called exactly once, in module init.
-pub(crate) unsafe fn init() {
+pub(crate) unsafe fn init(settings: &Settings) {
     // SAFETY: By the caller's promise this is the only call.
     unsafe {
-        area::init();
-        limits::init();
+        area::init(settings.idle_seconds);
+        limits::init(&settings.limits);
     }
+}
+
+/// Writes what areas and registrations have; `memory` in debugfs.
+pub(crate) fn show(_: &(), out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (areas, registrations) = area::count();
+    writeln!(out, "areas {areas}")?;
+    writeln!(out, "registrations {registrations}")?;
+    limits::show(out)
 }
 
 /// The areas that processes have mapped through one context.
 #[pin_data]
 pub(crate) struct AreaSlot {
     #[pin]
-    areas: Mutex<KVec<Arc<Area>>>,
+    views: Mutex<KVec<Arc<View>>>,
     /// Who opened the context: whose memory it is.
-    uid: u32,
-}
-
-/// A part of a buffer, on a device.
-pub(crate) struct Range {
-    pub(crate) buffer: Arc<DeviceBuffer>,
-    pub(crate) offset: u32,
-    pub(crate) length: u32,
-    _memory: Pinned,
+    uid: Kuid,
+    /// Whether RLIMIT_MEMLOCK does not bind those who register memory.
+    may_lock_memory: bool,
 }
 
 impl AreaSlot {
-    pub(crate) fn new(uid: u32) -> impl PinInit<Self> {
+    /// For a context whose opener is `uid`, and may pin memory beyond RLIMIT_MEMLOCK or not.
+    pub(crate) fn new(uid: Kuid, may_lock_memory: bool) -> impl PinInit<Self> {
         pin_init!(Self {
-            areas <- new_mutex!(KVec::new(), "usmbd_area_slot"),
+            views <- new_mutex!(KVec::new(), "usmbd_area_slot"),
             uid,
+            may_lock_memory,
         })
     }
 
@@ -79,7 +106,7 @@ impl AreaSlot {
     /// the area; `ENOMEM`.
     pub(crate) fn map(&self, vma: &VmaNew) -> Result {
         let length = vma.end().saturating_sub(vma.start());
-        let most = (BUFFER_COUNT as usize).saturating_mul(BUFFER_SIZE as usize);
+        let most = (BUFFER_COUNT as usize).saturating_mul(BLOCK);
         if vma.flags() & flags::SHARED == 0 || length > most || area::first_page(vma) != 0 {
             return Err(EINVAL);
         }
@@ -87,71 +114,95 @@ impl AreaSlot {
         vma.set_dontexpand();
         vma.set_dontcopy();
         vma.set_dontdump();
-        let mut areas = self.areas.lock();
-        areas.retain(|area| area.is_mapped());
-        // Before there is an area: nothing may fail between its making and its mapping.
-        areas.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let area = Area::of_current(self.uid)?;
-        area::attach(vma, area.clone());
-        if !areas.iter().any(|other| Arc::ptr_eq(other, &area)) {
-            let _ = areas.push_within_capacity(area);
-        }
+        View::of_current(&mut self.views.lock(), self.uid)?.attach(vma);
         Ok(())
     }
 
-    /// **The range check**: the wall between processes. Only a process that has mapped its area
-    /// through this context may name ranges, and only of its own buffers. What is returned stays,
-    /// whatever the process does, until it is dropped.
+    /// Buffers that have memory, of all areas mapped through this context.
+    pub(crate) fn buffers(&self) -> usize {
+        let views = self.views.lock();
+        views
+            .iter()
+            .fold(0, |sum, view| sum.saturating_add(view.buffers()))
+    }
+
+    /// The area of the calling process, if it has mapped it through this context.
     ///
     /// # Errors
     ///
-    /// `EFAULT` for a range that is not the caller's: no area, no such buffer, never touched,
-    /// reaching past the buffer, or empty. `EINVAL` if a reserved field is not zero. `EMSGSIZE` if
-    /// all together are more than 32 bits count. `ENOMEM`, `ENODEV`.
+    /// `EFAULT` else.
+    fn own(&self) -> Result<Arc<Area>> {
+        let views = self.views.lock();
+        let own = views.iter().find_map(|view| view.current());
+        own.cloned().ok_or(EFAULT)
+    }
+
+    /// **The range check**: the wall between processes. Only a process that has mapped its area
+    /// through this context may name ranges, and only of its own buffers and registrations. What is
+    /// returned stays, whatever the process does, until it is dropped.
     ///
-    /// `sink` is whether an RDMA read fills the ranges: where that sends their key over the wire,
-    /// they get keys of their own.
+    /// `fits` judges the sum of the ranges' lengths before anything is done for them. `sink` is
+    /// whether an RDMA read fills the ranges: where that sends their key over the wire, they get
+    /// keys of their own.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` for a range that is not the caller's: no area, no such buffer or handle, never
+    /// touched, reaching past its end, or empty. `EINVAL` if a reserved field is not zero.
+    /// `EMSGSIZE` if all together are more than 32 bits count. What `fits` says. `EIO` if the
+    /// device cannot reach the memory coherently; `ENOMEM`, `ENODEV`.
     pub(crate) fn resolve(
         &self,
         device: &Arc<Device>,
         ranges: &[MemoryRange],
         sink: bool,
+        fits: impl FnOnce(u32) -> Result,
     ) -> Result<(KVec<Range>, u32)> {
-        let area = {
-            let areas = self.areas.lock();
-            let own = areas
-                .iter()
-                .find(|area| area.is_current() && area.is_mapped());
-            own.ok_or(EFAULT)?.clone()
-        };
-        let mut resolved = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
-        let mut total = 0u32;
+        let area = self.own()?;
+        let mut named = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        let (mut total, mut most) = (0u32, 0usize);
         for range in ranges {
             if range.reserved.get() != 0 {
                 return Err(EINVAL);
             }
+            let memory = area.memory(range.buffer.get()).ok_or(EFAULT)?;
             let (offset, length) = (range.offset.get(), range.length.get());
-            let end = offset.checked_add(length).ok_or(EFAULT)?;
-            if length == 0 || end > BUFFER_SIZE {
+            let end = u64::from(offset).saturating_add(length.into());
+            if length == 0 || end > memory.length() {
                 return Err(EFAULT);
             }
-            let memory = area.buffer(range.buffer.get()).ok_or(EFAULT)?;
             total = total.checked_add(length).ok_or(EMSGSIZE)?;
-            let buffer = if sink && device.reads_need_remote_write() {
-                memory.sink(device, offset, length)?
-            } else {
-                memory.on(device)?
-            };
-            resolved.push(
-                Range {
-                    buffer,
-                    offset,
-                    length,
-                    _memory: memory,
-                },
-                GFP_KERNEL_ACCOUNT,
-            )?;
+            most = most.saturating_add(Memory::most_ranges(length));
+            named.push((memory, offset, length), GFP_KERNEL_ACCOUNT)?;
+        }
+        fits(total)?;
+        let mut resolved = KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?;
+        for (memory, offset, length) in &named {
+            memory.resolve(device, *offset, *length, sink, &mut resolved)?;
         }
         Ok((resolved, total))
+    }
+
+    /// Registers memory of the calling process; returns the handle, which is the process's, whatever
+    /// context it uses.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the process has not mapped its area through this context, or if some of the
+    /// memory is not mapped, may not be written or cannot be pinned; `ENOMEM`, also at a limit;
+    /// `EINTR` if the process is being killed. Nothing stays pinned then.
+    pub(crate) fn register(&self, address: u64, length: u64) -> Result<u32> {
+        let area = self.own()?;
+        area.register(address, length, self.may_lock_memory)
+    }
+
+    /// Gives registered memory up; `wanted` is told when nothing uses it any more.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the process has not mapped its area through this context, or has no such handle;
+    /// nobody is told then.
+    pub(crate) fn unregister(&self, handle: u32, wanted: KBox<dyn Unregistered>) -> Result {
+        self.own()?.unregister(handle, wanted)
     }
 }

@@ -98,8 +98,33 @@ where
     let _ = unsafe { item.__enqueue(enqueue) };
 }
 
-/// Cancels the `DelayedWork` `ID` of `item` and waits until it does not run; not inside it. An item
-/// that arms itself is cancelled for good, unless somebody else arms it meanwhile.
+/// The `delayed_work` of the `DelayedWork` `ID` of `item`.
+fn delayed_of<T, const ID: u64>(item: &Arc<T>) -> *mut bindings::delayed_work
+where
+    T: HasDelayedWork<T, ID>,
+{
+    // SAFETY: The object is valid; a field's address is computed, nothing more.
+    let work = unsafe { Work::raw_get(T::raw_get_work(Arc::as_ptr(item).cast_mut())) };
+    // SAFETY: A `HasDelayedWork`'s work stands in a `delayed_work`.
+    unsafe { container_of!(work, bindings::delayed_work, work) }
+}
+
+/// Cancels the `DelayedWork` `ID` of `item`. It may be running, and may be armed again. In any
+/// context.
+pub(crate) fn cancel<T, const ID: u64>(item: &Arc<T>)
+where
+    T: HasDelayedWork<T, ID>,
+{
+    // SAFETY: The item is initialized.
+    if unsafe { bindings::cancel_delayed_work(delayed_of(item)) } {
+        // SAFETY: It waited, with one reference, which its function will not take back now.
+        drop(unsafe { Arc::from_raw(Arc::as_ptr(item)) });
+    }
+}
+
+/// Cancels the `DelayedWork` `ID` of `item` and waits until it does not run; not in a work item of
+/// this queue, whose only worker may be the one that would have to run it. An item that arms itself
+/// is cancelled for good, unless somebody else arms it meanwhile.
 ///
 /// Not `cancel_delayed_work_sync()`: that disables the item for a moment, and [`rearm`] cannot tell
 /// that a disabled item did not take its reference.
@@ -107,20 +132,12 @@ pub(crate) fn cancel_sync<T, const ID: u64>(item: &Arc<T>)
 where
     T: HasDelayedWork<T, ID>,
 {
-    let this = Arc::as_ptr(item).cast_mut();
-    // SAFETY: The object is valid; a field's address is computed, nothing more.
-    let work = unsafe { Work::raw_get(T::raw_get_work(this)) };
-    // SAFETY: A `HasDelayedWork`'s work stands in a `delayed_work`.
-    let delayed = unsafe { container_of!(work, bindings::delayed_work, work) };
+    let delayed = delayed_of(item);
     loop {
-        // SAFETY: The item is initialized.
-        if unsafe { bindings::cancel_delayed_work(delayed) } {
-            // SAFETY: It waited, with one reference, which its function will not take back now.
-            drop(unsafe { Arc::from_raw(this.cast_const()) });
-        }
-        // SAFETY: As above. It tells whether there was something to wait for: that may have armed
-        // the item again.
-        if !unsafe { bindings::flush_work(work) } {
+        cancel::<T, ID>(item);
+        // SAFETY: The item is initialized. It tells whether there was something to wait for: that
+        // may have armed the item again.
+        if !unsafe { bindings::flush_work(&raw mut (*delayed).work) } {
             return;
         }
     }

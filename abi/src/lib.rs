@@ -17,7 +17,9 @@
     clippy::as_conversions,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::multiple_unsafe_ops_per_block,
     clippy::panic,
+    clippy::undocumented_unsafe_blocks,
     clippy::unwrap_used
 )]
 
@@ -25,6 +27,7 @@ pub mod command;
 pub mod event;
 pub mod memory;
 pub mod record;
+pub mod smb2;
 pub mod status;
 
 /// The ABI's version: major in the upper half, minor in the lower.

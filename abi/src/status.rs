@@ -50,12 +50,19 @@ numbers! {
         Provider = 3, "the RDMA device reported an error";
         /// LISTEN: the address or port is taken.
         AddressInUse = 4, "the address or port is in use";
-        /// LISTEN: no such address here.
-        AddressNotAvailable = 5, "the address is not one of this host's";
+        /// LISTEN: no such address here. CONNECT: neither is `local` one, or no RDMA device leads to
+        /// the peer.
+        AddressNotAvailable = 5, "no RDMA device of this host has or reaches the address";
         /// Not enough memory.
         NoMemory = 6, "not enough memory";
         /// The device cannot do it: too old, or its limits are too low.
         NotSupported = 7, "the RDMA device does not support this";
+        /// CONNECT: nobody listens there, or the peer wants no connection.
+        Refused = 8, "the peer refused the connection";
+        /// CONNECT: no route, or no answer.
+        Unreachable = 9, "the peer does not answer";
+        /// CONNECT: the peer's SMB Direct negotiation is wrong, an error, or did not come in time.
+        Negotiation = 10, "the peer did not agree on SMB Direct";
     }
 }
 
@@ -80,6 +87,10 @@ numbers! {
         NoMemory = 8, "not enough memory";
         /// Nobody accepted it in time.
         NotAccepted = 9, "nobody accepted it in time";
+        /// DROP: an operator ended it.
+        Dropped = 10, "dropped by an operator";
+        /// Routing: its first messages were not NEGOTIATE, then SESSION_SETUP, or too long.
+        NotRoutable = 11, "its first messages are not those of an SMB client";
         /// 3.1.7.2: no Negotiate Request in time.
         NegotiationTimeout = 16, "no negotiation in time";
         /// 3.1.6.1: no PDU and no answer to the keepalive probe.

@@ -4,13 +4,13 @@
 
 use crate::context::connection::Connection;
 use crate::context::dispatch::{self, PIECE_OVERHEAD};
-use crate::context::event_queue::{Event, EventQueue, SlotOf, View};
+use crate::context::event_queue::{Event, EventQueue, Place, SlotOf, View};
 use crate::context::Context;
 use crate::trace;
 use kernel::iov::IovIterDest;
 use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
-use usmbd_abi::record::{padded, BatchHeader, BATCH_HEADER_LENGTH};
+use usmbd_abi::record::{padded, BatchHeader, ALIGNMENT, BATCH_HEADER_LENGTH};
 use usmbd_engine::Piece;
 use zerocopy::IntoBytes;
 
@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 ///
 /// `EAGAIN` if there is none and `nowait` is set; `EMSGSIZE` if the first is longer than `dest`;
 /// `EFAULT`; `ERESTARTSYS`. Nothing is lost then.
-pub(super) fn batch(
+pub(crate) fn batch(
     context: ArcBorrow<'_, Context>,
     start: &mut IovIterDest<'_>,
     dest: &mut IovIterDest<'_>,
@@ -31,48 +31,37 @@ pub(super) fn batch(
     if room < BATCH_HEADER_LENGTH as usize {
         return Err(EMSGSIZE);
     }
-    let queue = context.queue();
-    loop {
-        let reading = if nowait {
-            context.reading().try_lock().ok_or(EAGAIN)?
-        } else {
-            context.reading().lock()
-        };
-        if queue.is_empty() {
-            // Not while others are kept from reading.
-            drop(reading);
-            if nowait {
-                return Err(EAGAIN);
-            }
-            queue.wait()?;
-            continue;
-        }
-        return take(&context, start, dest, room);
-    }
+    let _reading = context.queue().begin_reading(nowait)?;
+    take(&context, start, dest)
 }
 
 fn take(
     context: &Context,
     start: &mut IovIterDest<'_>,
     dest: &mut IovIterDest<'_>,
-    room: usize,
 ) -> Result<usize> {
     let queue = context.queue();
     let most = if context.at_most_one() { 1 } else { u32::MAX };
-    dest.advance(BATCH_HEADER_LENGTH as usize);
+    // The header is known last, but its place is written first: where that is not possible, no
+    // event has left the queue yet.
+    copy(dest, BatchHeader::default().as_bytes())?;
     let mut returns = Returns::default();
     let mut count = 0u32;
+    // Not what `dest` says: an event of which only a part could be copied stays queued.
+    let mut bytes = BATCH_HEADER_LENGTH;
     let mut failure = None;
     while count < most && !queue.is_empty() {
         match one(context, dest, &mut returns) {
-            Ok(()) => count = count.saturating_add(1),
+            Ok(length) => {
+                count = count.saturating_add(1);
+                bytes = bytes.saturating_add(length);
+            }
             Err(error) => {
                 failure = Some(error);
                 break;
             }
         }
     }
-    let bytes = room.saturating_sub(dest.len());
     returns.flush(queue);
     if count == 0 {
         return Err(failure.unwrap_or(EAGAIN));
@@ -80,29 +69,36 @@ fn take(
     let (still_queued, next_length) = outlook(queue);
     let header = BatchHeader {
         count: count.into(),
-        bytes: u32::try_from(bytes).unwrap_or(u32::MAX).into(),
+        bytes: bytes.into(),
         still_queued: still_queued.into(),
         next_length: next_length.into(),
     };
-    if start.copy_to_iter(header.as_bytes()) != header.as_bytes().len() {
-        // The events were copied, and their reader cannot know how many: his memory, his loss.
-        return Err(EFAULT);
-    }
-    Ok(bytes)
+    // Fails only if another thread took the memory away since it was written above: his loss.
+    copy(start, header.as_bytes())?;
+    Ok(bytes as usize)
 }
 
 /// How many events are left, and the length of the next one's record.
 fn outlook(queue: &EventQueue) -> (u32, u32) {
     let left = u32::try_from(queue.len()).unwrap_or(u32::MAX);
-    let next = queue.look(|view| match view.head()? {
-        Event::Piece { .. } => {
-            let overhead = u32::try_from(PIECE_OVERHEAD).unwrap_or(u32::MAX);
-            let stretch = Stretch::of(view, u32::MAX)?;
-            padded(stretch.bytes)?.checked_add(overhead)
-        }
-        other => dispatch::length(other),
+    let next = queue.look(|view| {
+        let head = view.head()?;
+        let length = match head {
+            Event::Piece { .. } | Event::HeldPiece { .. } => {
+                let overhead = u32::try_from(PIECE_OVERHEAD).unwrap_or(u32::MAX);
+                let stretch = Stretch::of(view, u32::MAX)?;
+                padded(stretch.bytes)?.checked_add(overhead)
+            }
+            other => dispatch::length(other),
+        };
+        Some((length?, matches!(head, Event::Disconnected { .. })))
     });
-    (left, next.flatten().unwrap_or(0))
+    let (length, is_end) = next.flatten().unwrap_or((0, false));
+    if is_end {
+        // It was not the head when it was queued, and poll() answers otherwise now.
+        queue.wake();
+    }
+    (left, length)
 }
 
 /// Neighbouring pieces of one message, which are delivered as one.
@@ -118,14 +114,7 @@ impl Stretch {
     /// The longest stretch from the head on that has `room` bytes at most; none if the head alone
     /// has more, or is no piece.
     fn of(view: View<'_>, room: u32) -> Option<Self> {
-        let Event::Piece {
-            connection,
-            piece: first,
-            ..
-        } = view.head()?
-        else {
-            return None;
-        };
+        let (connection, first) = view.head()?.piece()?;
         if first.payload_length > room {
             return None;
         }
@@ -138,12 +127,7 @@ impl Stretch {
         };
         let mut last = first.last;
         while !last {
-            let Some(Event::Piece {
-                connection: next,
-                piece,
-                ..
-            }) = view.get(stretch.pieces)
-            else {
+            let Some((next, piece)) = view.get(stretch.pieces).and_then(Event::piece) else {
                 break;
             };
             let Some(bytes) = stretch.bytes.checked_add(piece.payload_length) else {
@@ -161,13 +145,13 @@ impl Stretch {
     }
 }
 
-/// Delivers the oldest event. It stays queued if it cannot be delivered.
-fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> Result {
+/// Delivers the oldest event; bytes of its record. It stays queued if it cannot be delivered.
+fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> Result<u32> {
     let queue = context.queue();
     let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
     let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
     let stretch = queue.look(|view| {
-        let is_piece = matches!(view.head(), Some(Event::Piece { .. }));
+        let is_piece = view.head().is_some_and(|head| head.piece().is_some());
         is_piece.then(|| Stretch::of(view, payload_room))
     });
     match stretch.ok_or(EAGAIN)? {
@@ -177,30 +161,40 @@ fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> 
     }
 }
 
-fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result {
+fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result<u32> {
     let queue = context.queue();
     let event = queue.pop().ok_or(EAGAIN)?;
-    let copied = match dispatch::encode(&event) {
-        Some(record) if record.bytes().len() <= dest.len() => {
-            copy(dest, record.bytes()).inspect(|()| trace(&record))
-        }
-        _ => Err(EMSGSIZE),
-    };
+    let copied = copy_record(dest, &event);
     match copied {
-        Ok(()) => delivered(context, event),
+        Ok(_) => delivered(context, event),
         Err(_) => queue.put_back(event),
     }
     copied
 }
 
-/// Copies the payload of neighbouring pieces, once, from the receive buffers to the reader. They
-/// leave the queue when all is copied.
+/// Copies a record that stands alone, and what stands behind it.
+fn copy_record(dest: &mut IovIterDest<'_>, event: &Event) -> Result<u32> {
+    let record = dispatch::encode(event).ok_or(EMSGSIZE)?;
+    let length = record.header.length.get();
+    if length as usize > dest.len() {
+        return Err(EMSGSIZE);
+    }
+    let tail = dispatch::tail(event);
+    copy(dest, record.bytes())?;
+    copy(dest, tail)?;
+    copy_padding(dest, tail.len())?;
+    trace(&record);
+    Ok(length)
+}
+
+/// Copies the payload of neighbouring pieces, once, from where they stand to the reader. They leave
+/// the queue when all is copied.
 fn deliver_pieces(
     queue: &EventQueue,
     stretch: &Stretch,
     dest: &mut IovIterDest<'_>,
     returns: &mut Returns,
-) -> Result {
+) -> Result<u32> {
     let connection = &stretch.connection;
     let buffers = connection.receive_memory().ok_or(EIO)?;
     let record = dispatch::encode_piece(
@@ -212,22 +206,25 @@ fn deliver_pieces(
     .ok_or(EMSGSIZE)?;
     copy(dest, record.bytes())?;
     for position in 0..stretch.pieces {
-        let (receive, piece) = queue.piece(position).ok_or(EIO)?;
-        let bytes = buffers.bytes(receive, piece.payload_offset, piece.payload_length);
+        let (place, piece) = queue.piece(position).ok_or(EIO)?;
+        let bytes = match &place {
+            Place::Receive(receive) => {
+                buffers.bytes(*receive, piece.payload_offset, piece.payload_length)
+            }
+            Place::Held(held) => held.bytes(&piece),
+        };
         copy(dest, bytes.ok_or(EIO)?)?;
     }
-    let padding = padded(stretch.bytes)
-        .unwrap_or(stretch.bytes)
-        .saturating_sub(stretch.bytes);
-    copy(dest, [0u8; 8].get(..padding as usize).unwrap_or_default())?;
+    copy_padding(dest, stretch.bytes as usize)?;
     trace(&record);
     for _ in 0..stretch.pieces {
-        if let Some((receive, event)) = queue.pop_piece() {
-            returns.add(queue, connection, receive);
-            drop(event);
+        match queue.pop_piece() {
+            Some(Event::Piece { receive, .. }) => returns.add(queue, connection, receive),
+            Some(event) => queue.release(1, event.slot_of()),
+            None => {}
         }
     }
-    Ok(())
+    Ok(record.header.length.get())
 }
 
 /// Receives whose pieces were read; they are posted again together.
@@ -272,6 +269,15 @@ fn copy(dest: &mut IovIterDest<'_>, bytes: &[u8]) -> Result {
     }
 }
 
+/// Copies the zeroes behind `length` bytes of payload.
+fn copy_padding(dest: &mut IovIterDest<'_>, length: usize) -> Result {
+    let padding = length.wrapping_neg() % ALIGNMENT as usize;
+    copy(
+        dest,
+        [0u8; ALIGNMENT as usize].get(..padding).unwrap_or_default(),
+    )
+}
+
 fn trace(record: &dispatch::Record) {
     trace::event(
         record.header.opcode.get(),
@@ -286,10 +292,13 @@ fn delivered(context: &Context, event: Event) {
     let slot_of = event.slot_of();
     let keeps_slot = match &event {
         Event::SendReady { connection } => connection.send_ready_read(),
+        Event::ListenerChanged { listener } => listener.notice_read(),
         Event::Disconnected {
             connection, reason, ..
         } => {
-            context.forget(connection.number(), Some(*reason));
+            context.forget(connection, Some(*reason));
+            // poll() answers otherwise now.
+            context.queue().wake();
             false
         }
         _ => false,

@@ -7,22 +7,30 @@
 //! then, unlocked, [`Later`]: what may sleep. Completions, CM events and timers only enqueue the
 //! connection's one work item, so they are never concurrent with each other.
 
+mod active;
 mod link;
+mod operate;
+mod outgoing;
+mod ranges;
 mod receive;
+mod routing;
 mod send;
 mod serve;
 mod transfer;
 
+use super::connector::Connector;
 use super::event_queue::{Event, SlotOf};
+use super::limits::Place;
 use super::listener::Listener;
 use super::pending::{self, Ticket};
-use super::stats::STATISTICS;
+use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    CmEvent, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, SocketAddr,
-    WorkCompletion,
+    Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net,
+    PeerParam, SocketAddr, WorkCompletion,
 };
 use crate::{module, workqueue};
+use active::Connecting;
 use kernel::bindings;
 use kernel::fmt;
 use kernel::prelude::*;
@@ -34,13 +42,16 @@ use kernel::workqueue::{
 };
 use link::{Link, WorkRequestId};
 use receive::Receives;
+use routing::Routing;
 use send::SendQueue;
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
 use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
 use usmbd_engine::{Role, Time};
 
-pub(crate) use send::SendRequest;
+pub(crate) use operate::PhaseShown;
+pub(crate) use outgoing::SendRequest;
+pub(crate) use routing::{Client, Held};
 pub(crate) use transfer::TransferRequest;
 
 /// Milliseconds for which a ticket is good.
@@ -49,15 +60,20 @@ const TICKET_LIFE: u64 = 30_000;
 const LINGER: u64 = 5_000;
 /// Completions that one connection may have handled before the others have their turn.
 const BUDGET: usize = 64;
-/// Event slots of a connection besides its receives: ACCEPTED, SEND_READY, DISCONNECTED.
+/// Event slots of a connection besides its receives: ACCEPTED, CONNECTION_ROUTED or CONNECTED;
+/// SEND_READY; DISCONNECTED.
 const OWN_SLOTS: usize = 3;
 /// RDMA reads that we post on the wire at once, at most; the peer and the device may allow fewer.
 const INITIATOR_DEPTH: u8 = 16;
+/// How often the fabric tries again.
+const RETRY_COUNT: u8 = 6;
 
 /// See the module's documentation.
 #[pin_data]
 pub(crate) struct Connection {
     number: u64,
+    /// Where it came in.
+    net: Net,
     device: Arc<Device>,
     fabric: Fabric,
     local: SocketAddr,
@@ -71,6 +87,8 @@ pub(crate) struct Connection {
     work: Work<Connection>,
     #[pin]
     deadline: DelayedWork<Connection, 1>,
+    /// What its listener has of it, if it came to one.
+    _place: Option<Place>,
     /// The module stays as long as the connection has work to do.
     _module: module::Reference,
 }
@@ -80,6 +98,10 @@ pub(crate) struct Connection {
 enum Phase {
     /// Until a valid Negotiate Request is there.
     Negotiating,
+    /// A context has asked for it, and the peer has not agreed yet.
+    Connecting,
+    /// The driver reads its first messages.
+    Routing,
     /// A ticket is out.
     Offered,
     /// A context has it.
@@ -97,8 +119,10 @@ enum Phase {
 struct CmNews {
     established: bool,
     disconnected: bool,
-    failed: bool,
+    failed: Option<CmFailure>,
     device_removed: bool,
+    /// Not the manager's: the listener was closed.
+    abandoned: bool,
 }
 
 struct State {
@@ -107,6 +131,16 @@ struct State {
     news: CmNews,
     /// Where it came from, until it is accepted or gone.
     listener: Option<Arc<Listener>>,
+    /// While its first messages are read.
+    routing: Option<KBox<Routing>>,
+    /// These messages, until somebody takes them.
+    held: Option<Arc<Held>>,
+    /// What they told.
+    client: Client,
+    /// While we connect.
+    connecting: Option<Connecting>,
+    /// RDMA reads at a time, as both sides have agreed.
+    depths: Option<ReadDepths>,
     /// The context that has it.
     owner: Option<Arc<Context>>,
     /// The RDMA side; none before the CM handler is done and after the end.
@@ -122,7 +156,7 @@ struct State {
     disconnect_user_data: u64,
     /// Why it ended, where the engine cannot know.
     cause: Option<Reason>,
-    /// When the ticket, or the linger, runs out.
+    /// When the routing, the ticket, or the linger runs out.
     give_up_at: Option<Time>,
     /// When a transfer that waits for another connection's registration looks again.
     retry_at: Option<Time>,
@@ -136,6 +170,7 @@ struct State {
     send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     draining: u8,
+    counters: Counters,
 }
 
 /// What has to be done once the connection's lock is free.
@@ -143,8 +178,12 @@ struct State {
 pub(crate) struct Later {
     /// Its queue has new events.
     wake: Option<Arc<Context>>,
-    /// Mint a ticket and tell the listener.
-    offer: bool,
+    /// A valid Negotiate Request is there.
+    requested: bool,
+    /// A piece came that routing wants.
+    route: bool,
+    /// CONNECTED is told.
+    connected: Option<Arc<Connector>>,
     /// End the RDMA connection and drain it.
     drain: Option<Arc<Link>>,
     /// Drained: free everything.
@@ -155,9 +194,8 @@ pub(crate) struct Later {
     again: bool,
     /// It is the work item's turn, which may start the drain.
     turn: bool,
-    /// Transfers that are done: their memory may be the last of its area, and must not be dropped
-    /// under a lock.
-    done: transfer::List,
+    /// What commands that are done had of the process's memory.
+    done: ranges::List,
 }
 
 impl_has_work! {
@@ -196,9 +234,12 @@ impl CmOwner for Connection {
         {
             let mut state = this.state.lock();
             match event {
-                CmEvent::Established => state.news.established = true,
+                CmEvent::Established(param) => {
+                    state.news.established = true;
+                    this.agree(&mut state, param);
+                }
                 CmEvent::Disconnected => state.news.disconnected = true,
-                CmEvent::Failed => state.news.failed = true,
+                CmEvent::Failed(failure) => state.news.failed = Some(failure),
                 CmEvent::DeviceRemoval => state.news.device_removed = true,
                 _ => return Ok(()),
             }
@@ -216,64 +257,64 @@ impl Connection {
     /// The CM refuses the peer: `ENOMEM`, `ENODEV`, `EINVAL` for private data that makes no sense, or
     /// what the device says.
     pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
-        let module = module::Reference::get().ok_or(ENODEV)?;
-        let device = incoming.device().ok_or(ENODEV)?;
+        let place = Place::of(listener)?;
+        let bound = incoming.bound();
+        let device = bound.device().ok_or(ENODEV)?;
         let parameters = listener.context().parameters();
         let capacity = link::Capacity::for_device(&device, &parameters)?;
-        let fabric = device.fabric(incoming.port());
-        let kind = match fabric {
-            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
-            Fabric::Iwarp => read_depth::Fabric::Iwarp,
-        };
+        let mut state = State::new(Role::Passive, &parameters, &device, &capacity)?;
+        state.listener = Some(listener.clone());
+        let net = listener.context().net();
+        let connection = Self::with_state_at(bound, net, device, state, Some(place))?;
         let own = ReadDepths {
-            initiator_depth: INITIATOR_DEPTH
-                .min(u8::try_from(device.limits().max_qp_init_rd_atom).unwrap_or(u8::MAX)),
+            initiator_depth: INITIATOR_DEPTH,
             // The peer never reads our memory; some providers refuse zero.
             responder_resources: 1,
         };
-        let event = ReadDepths {
-            initiator_depth: incoming.initiator_depth(),
-            responder_resources: incoming.responder_resources(),
-        };
-        let accepted = own
-            .accept(event, kind, incoming.private_data())
+        let param = incoming.param();
+        let accepted = connection
+            .read_depths(own)
+            .accept(depths_of(param), connection.kind(), param.private_data())
             .map_err(|NoReads| EINVAL)?;
+        connection.state.lock().depths = Some(accepted.depths);
         let conn_param = ConnParam {
             responder_resources: accepted.depths.responder_resources,
             initiator_depth: accepted.depths.initiator_depth,
-            retry_count: 6,
+            retry_count: RETRY_COUNT,
             rnr_retry_count: 0,
             private_data: accepted.private_data.as_ref().map_or(&[], |data| &data[..]),
         };
-        let send = SendQueue::new(&device, &capacity)?;
-        let state = State {
-            engine: engine::Connection::new(Role::Passive, &parameters, timer::now()),
-            phase: Phase::Negotiating,
-            news: CmNews::default(),
-            listener: Some(listener.clone()),
-            owner: None,
-            link: None,
-            receives: Receives::for_handshake(&device, capacity.receives)?,
-            send,
-            ticket: None,
-            accept_user_data: 0,
-            accepted: false,
-            lingers: false,
-            disconnect_user_data: 0,
-            cause: None,
-            give_up_at: None,
-            retry_at: None,
-            armed_for: None,
-            slots: 0,
-            send_ready_wanted: false,
-            send_ready_queued: false,
-            draining: 0,
-        };
-        let (local, peer) = (incoming.local(), incoming.peer());
-        let connection = Arc::pin_init(
+        let link = Link::accept(&connection, incoming, &capacity, &conn_param)
+            .and_then(|link| registry::insert(&connection).map(|()| link))
+            .inspect_err(|_| connection.discard())?;
+        STATISTICS.connections.add(1);
+        connection.state.lock().link = Some(link);
+        // Completions that came before the link stood in its place wait for this turn.
+        connection.enqueue();
+        Ok(())
+    }
+
+    /// There is no link for it. What a queue pair said before it went must not keep it.
+    fn discard(self: &Arc<Self>) {
+        self.state.lock().phase = Phase::Gone;
+        workqueue::cancel_sync::<_, 1>(self);
+    }
+
+    /// A connection without a link, where an id is.
+    fn with_state_at(
+        bound: &Bound<'_>,
+        net: &Net,
+        device: Arc<Device>,
+        state: State,
+        place: Option<Place>,
+    ) -> Result<Arc<Self>> {
+        let module = module::Reference::get().ok_or(ENODEV)?;
+        let (local, peer) = (bound.local(), bound.peer());
+        Arc::pin_init(
             pin_init!(Self {
                 number: registry::next_number(),
-                fabric,
+                net: net.clone(),
+                fabric: device.fabric(bound.port()),
                 local,
                 peer,
                 device,
@@ -281,18 +322,39 @@ impl Connection {
                 room <- new_condvar!("usmbd_send_room"),
                 work <- new_work!("usmbd_connection"),
                 deadline <- new_delayed_work!("usmbd_deadline"),
+                _place: place,
                 _module: module,
             }),
             GFP_KERNEL_ACCOUNT,
-        )?;
-        let link = Link::establish(&connection, incoming, &capacity, &conn_param)?;
-        let link = Arc::new(link, GFP_KERNEL_ACCOUNT)?;
-        registry::insert(&connection)?;
-        STATISTICS.connections.add(1);
-        connection.state.lock().link = Some(link);
-        // Completions that came before the link stood in its place wait for this turn.
-        connection.enqueue();
-        Ok(())
+        )
+    }
+
+    /// The fabric, as far as read depths depend on it.
+    fn kind(&self) -> read_depth::Fabric {
+        match self.fabric {
+            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
+            Fabric::Iwarp => read_depth::Fabric::Iwarp,
+        }
+    }
+
+    /// What of `own` the device can do.
+    fn read_depths(&self, own: ReadDepths) -> ReadDepths {
+        let most = self.device.limits().max_qp_init_rd_atom;
+        ReadDepths {
+            initiator_depth: own
+                .initiator_depth
+                .min(u8::try_from(most).unwrap_or(u8::MAX)),
+            ..own
+        }
+    }
+
+    /// Both sides have agreed; what on, the side that connected learns only now.
+    fn agree(&self, state: &mut State, param: PeerParam<'_>) {
+        if state.connecting.is_some() {
+            let asked = self.read_depths(active::NO_READS);
+            let agreed = asked.conclude(depths_of(param), self.kind(), param.private_data());
+            state.depths = Some(agreed);
+        }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -320,7 +382,12 @@ impl Connection {
         self.state.lock().engine.negotiated()
     }
 
-    /// Whether it waits for ACCEPT on this listener.
+    /// What its first messages told, if the driver read them.
+    pub(crate) fn client(&self) -> Client {
+        self.state.lock().client
+    }
+
+    /// Whether it came to this listener, and nobody has accepted it.
     pub(crate) fn is_of(&self, listener: &Arc<Listener>) -> bool {
         let state = self.state.lock();
         matches!(&state.listener, Some(own) if Arc::ptr_eq(own, listener))
@@ -329,6 +396,12 @@ impl Connection {
     /// The device goes away: end it, whatever state it is in.
     pub(crate) fn device_removed(self: &Arc<Self>) {
         self.state.lock().news.device_removed = true;
+        self.enqueue();
+    }
+
+    /// Its listener was closed: ends it, unless it is accepted by then.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        self.state.lock().news.abandoned = true;
         self.enqueue();
     }
 
@@ -408,7 +481,12 @@ impl Connection {
                 break;
             };
             match event {
-                engine::Event::NegotiateReceived => later.offer = true,
+                engine::Event::NegotiateReceived => later.requested = true,
+                // Nobody has it yet.
+                engine::Event::Established(_) if state.phase == Phase::Routing => {}
+                engine::Event::Established(_) if state.engine.role() == Role::Active => {
+                    self.tell_connected(state, now, later);
+                }
                 engine::Event::Established(_) => self.tell_accepted(state, Status::Ok, later),
                 engine::Event::Disconnected(reason) => {
                     let cause = *state.cause.get_or_insert(dispatch::reason(reason));
@@ -418,7 +496,8 @@ impl Connection {
         }
         if state.engine.end().is_some() {
             // Only the work item's own turn drains: it is the one that sees the markers complete, and
-            // so two threads never both find that the drain is done.
+            // so two threads never both find that the drain is done. And draining sleeps, while a
+            // caller may have asked not to.
             if later.turn {
                 self.start_draining(state, later);
             } else if !matches!(state.phase, Phase::Draining | Phase::Gone) {
@@ -492,8 +571,7 @@ impl Connection {
         }
         state.accepted = true;
         if status == Status::Ok {
-            self.publish_established(state);
-            STATISTICS.connections_accepted.add(1);
+            self.begin_serving(state);
         }
         let event = Event::Accepted {
             user_data: state.accept_user_data,
@@ -511,8 +589,14 @@ impl Connection {
         if let Some(context) = later.wake.take() {
             context.queue().wake();
         }
-        if later.offer {
-            self.offer();
+        if let Some(connector) = later.connected.take() {
+            connector.finish();
+        }
+        if later.requested {
+            self.requested();
+        }
+        if later.route {
+            self.route();
         }
         if let Some(link) = later.drain.take() {
             let removed = self.state.lock().news.device_removed;
@@ -530,14 +614,15 @@ impl Connection {
 
     /// Drained: frees all that the device has of it, then tells the end.
     fn finish(self: &Arc<Self>) {
-        let (link, memory, listener, ticket) = {
+        let (link, memory, listener, ticket, messages) = {
             let mut state = self.state.lock();
-            let memory = state.receives.retire();
+            let memory = (state.receives.retire(), state.send.retire());
             (
                 state.link.take(),
                 memory,
                 state.listener.take(),
                 state.ticket.take(),
+                (state.routing.take(), state.held.take()),
             )
         };
         if let Some(ticket) = ticket {
@@ -546,16 +631,22 @@ impl Connection {
         if let Some(listener) = listener {
             listener.release();
         }
-        workqueue::cancel_sync::<_, 1>(self);
+        // Nobody arms it again; if it runs, it finds nothing to do.
+        workqueue::cancel::<_, 1>(self);
         // Waits for handlers that run; afterwards neither CM nor device knows us.
         drop(link);
         drop(memory);
+        drop(messages);
         registry::remove(self.number);
+        let never_connected = self.state.lock().was_never_connected();
+        if never_connected {
+            self.tell_not_connected();
+        }
         let mut later = Later::default();
         let owner = {
             let mut state = self.state.lock();
             self.fail_queued(&mut state, &mut later);
-            if state.owner.is_some() {
+            if state.owner.is_some() && !never_connected {
                 self.tell_accepted(&mut state, Status::Disconnected, &mut later);
                 let reason = state.cause.unwrap_or(Reason::Local);
                 let event = Event::Disconnected {
@@ -587,7 +678,56 @@ impl Connection {
     }
 }
 
+fn depths_of(param: PeerParam<'_>) -> ReadDepths {
+    ReadDepths {
+        initiator_depth: param.initiator_depth(),
+        responder_resources: param.responder_resources(),
+    }
+}
+
 impl State {
+    /// At the beginning: nobody's, and nothing but the handshake's receive to post.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn new(
+        role: Role,
+        parameters: &engine::Parameters,
+        device: &Arc<Device>,
+        capacity: &link::Capacity,
+    ) -> Result<Self> {
+        Ok(Self {
+            engine: engine::Connection::new(role, parameters, timer::now()),
+            phase: Phase::Negotiating,
+            news: CmNews::default(),
+            listener: None,
+            routing: None,
+            held: None,
+            client: Client::default(),
+            connecting: None,
+            depths: None,
+            owner: None,
+            link: None,
+            receives: Receives::for_handshake(device, capacity.receives)?,
+            send: SendQueue::new(device, capacity)?,
+            ticket: None,
+            accept_user_data: 0,
+            accepted: false,
+            lingers: false,
+            disconnect_user_data: 0,
+            cause: None,
+            give_up_at: None,
+            retry_at: None,
+            armed_for: None,
+            slots: 0,
+            send_ready_wanted: false,
+            send_ready_queued: false,
+            draining: 0,
+            counters: Counters::default(),
+        })
+    }
+
     fn take_news(&mut self, now: Time) {
         let news = core::mem::take(&mut self.news);
         if news.established {
@@ -599,7 +739,13 @@ impl State {
             self.engine
                 .handle_provider_error(engine::Reason::DeviceRemoved, now);
         }
-        if news.failed {
+        if news.abandoned && self.listener.is_some() {
+            self.engine.disconnect(now);
+        }
+        if let Some(failure) = news.failed {
+            if let Some(connecting) = &mut self.connecting {
+                connecting.failed(failure);
+            }
             self.cause.get_or_insert(Reason::ConnectionLost);
             self.engine.handle_disconnected(now);
         }
@@ -615,9 +761,12 @@ impl State {
         }
         if self.give_up_at.is_some_and(|at| at.0 <= now.0) {
             self.give_up_at = None;
-            if self.phase == Phase::Offered {
-                self.cause.get_or_insert(Reason::NotAccepted);
-            }
+            let cause = match self.phase {
+                Phase::Routing => Some(Reason::NotRoutable),
+                Phase::Offered => Some(Reason::NotAccepted),
+                _ => None,
+            };
+            self.cause = self.cause.or(cause);
             self.engine.disconnect(now);
         }
     }

@@ -3,17 +3,22 @@
 //! Commands to methods, events to records: the one place where ABI types and the driver's own are
 //! converted into each other.
 
+mod connect;
+mod operators;
+mod records;
+
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
 use super::listener::ListenRequest;
 use super::plug::Plug;
+use super::route::{Identity, Template};
 use super::Context;
+use crate::memory::Unregistered;
 use crate::verbs::{Fabric, SocketAddr};
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::command::{self, Command};
-use usmbd_abi::event;
 use usmbd_abi::memory as layout;
 use usmbd_abi::record::{self, Header, SocketAddress};
 use usmbd_abi::status::Reason;
@@ -21,12 +26,20 @@ use usmbd_engine as engine;
 use usmbd_engine::Parameters;
 use zerocopy::IntoBytes;
 
+pub(crate) use records::{encode, encode_piece, length, tail, Record, PIECE_OVERHEAD};
+
 /// Ports that SMB Direct has by default ([MS-SMBD] 1.9).
 const DEFAULT_PORT: u16 = 445;
 const DEFAULT_IWARP_PORT: u16 = 5445;
 const DEFAULT_BACKLOG: u16 = 64;
 /// Limits of a connection's credits: what one queue pair is made for.
 const MAX_CREDITS: u32 = 255;
+
+#[cfg(usmbd_disable)]
+unsafe extern "C" {
+    /// A build for tests takes one command away; see tests/raw/disable.c.
+    safe fn usmbd_is_disabled(opcode: u16) -> bool;
+}
 
 /// Carries out one command. What is left of its record, its tail, is read from `tail`. What it
 /// queues on a connection is posted when `plug` is pulled.
@@ -44,6 +57,10 @@ pub(crate) fn command(
 ) -> Result {
     let user_data = header.user_data.get();
     let quiet = header.flags.get() & command::QUIET != 0;
+    #[cfg(usmbd_disable)]
+    if usmbd_is_disabled(header.opcode.get()) {
+        return Err(crate::compat::EOPNOTSUPP);
+    }
     match command {
         Command::Hello(body) => {
             context.queue().reserve(1, SlotOf::Answer)?;
@@ -75,18 +92,14 @@ pub(crate) fn command(
             address: address(&body.address),
             port: or_default(body.address.port.get(), DEFAULT_PORT),
             iwarp_port: or_default(body.iwarp_port.get(), DEFAULT_IWARP_PORT),
+            routes: body.mode.get() == command::MODE_ROUTE,
             backlog: or_default(body.backlog.get(), DEFAULT_BACKLOG),
         }),
         Command::CloseListener(body) => {
             context.queue().reserve(1, SlotOf::Command)?;
             match context.take_listener(body.listener.get()) {
                 Some(listener) => {
-                    listener.close();
-                    let listener = listener.number();
-                    context.post(Event::ListenerClosed {
-                        user_data,
-                        listener,
-                    });
+                    listener.end(user_data);
                     Ok(())
                 }
                 None => {
@@ -97,21 +110,21 @@ pub(crate) fn command(
         }
         Command::Accept(body) => Connection::accept(context, &body.ticket, user_data),
         Command::Reject(body) => Connection::reject(&body.ticket),
+        Command::Connect(body) => context.connect(connect::request(user_data, body)?),
         Command::SendPdu(body) => {
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
-            let length = body.payload_length.get();
             let request = SendRequest {
                 user_data,
                 quiet,
                 invalidate: (header.flags.get() & command::INVALIDATE != 0)
                     .then(|| body.invalidate_token.get()),
-                length,
+                length: body.payload_length.get(),
+                ranges: (header.flags.get() & command::RANGES != 0)
+                    .then(|| range_count(header))
+                    .transpose()?,
             };
             context.queue().reserve(1, SlotOf::Command)?;
-            let padding = record::padded(length)
-                .unwrap_or(length)
-                .saturating_sub(length);
-            let result = connection.send(&request, tail, padding, nowait, plug);
+            let result = connection.send(context, &request, tail, nowait, plug);
             if result.is_err() {
                 context.queue().release(1, SlotOf::Command);
             }
@@ -131,7 +144,78 @@ pub(crate) fn command(
             plug.pull();
             connection.disconnect_by_command(user_data)
         }
+        Command::SetNegotiateTemplate(body) => {
+            context.set_template(body.template.get(), template(body, tail)?);
+            Ok(())
+        }
+        Command::RegisterMemory(body) => {
+            context.queue().reserve(1, SlotOf::Command)?;
+            let length = body.length.get();
+            match context.area.register(body.address.get(), length) {
+                Ok(handle) => {
+                    context.post(Event::MemoryRegistered {
+                        user_data,
+                        handle,
+                        length,
+                    });
+                    Ok(())
+                }
+                Err(error) => {
+                    context.queue().release(1, SlotOf::Command);
+                    Err(error)
+                }
+            }
+        }
+        Command::UnregisterMemory(body) => {
+            let handle = body.handle.get();
+            let wanted = UnregisterRequest {
+                context: context.clone(),
+                user_data,
+                handle,
+            };
+            let wanted = KBox::new(wanted, GFP_KERNEL_ACCOUNT)?;
+            context.queue().reserve(1, SlotOf::Command)?;
+            let result = context.area.unregister(handle, wanted);
+            if result.is_err() {
+                context.queue().release(1, SlotOf::Command);
+            }
+            result
+        }
+        Command::SetSessionId(body) => context.claim(Identity::SessionId(body.session_id.get())),
+        Command::ClearSessionId(body) => {
+            context.disclaim(Identity::SessionId(body.session_id.get()))
+        }
+        Command::SetClientGuid(body) => context.claim(Identity::ClientGuid(body.client_guid)),
+        Command::ClearClientGuid(body) => context.disclaim(Identity::ClientGuid(body.client_guid)),
+        Command::QueryStatistics(body) => operators::query_statistics(context, body, user_data),
+        Command::ListConnections(body) => {
+            operators::list_connections(context, body, user_data, nowait)
+        }
+        Command::Drop(body) => operators::drop_connection(context, body, nowait),
     }
+}
+
+/// An UNREGISTER_MEMORY that waits until nothing uses the memory any more.
+struct UnregisterRequest {
+    context: Arc<Context>,
+    user_data: u64,
+    handle: u32,
+}
+
+impl Unregistered for UnregisterRequest {
+    fn unregistered(&self) {
+        self.context.post(Event::MemoryUnregistered {
+            user_data: self.user_data,
+            handle: self.handle,
+        });
+    }
+}
+
+/// Ranges that the tail of a SEND_PDU with flag RANGES has; the ABI bounds them.
+fn range_count(header: &Header) -> Result<u16> {
+    let tail = command::Layout::of(header).map_err(|_| EINVAL)?.tail_length;
+    let count = tail as usize / size_of::<layout::MemoryRange>();
+    Ok(u16::try_from(count)?)
 }
 
 fn transfer_request(
@@ -164,6 +248,47 @@ fn transfer_command(
         context.queue().release(1, SlotOf::Command);
     }
     result
+}
+
+/// Reads the tail of SET_NEGOTIATE_TEMPLATE; none if it clears.
+fn template(
+    body: &command::SetNegotiateTemplate,
+    tail: &mut IovIterSource<'_>,
+) -> Result<Option<Arc<Template>>> {
+    let length = body.response_length.get();
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut presumptions = KVec::with_capacity(
+        usize::from(body.presumption_count.get()),
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    for _ in 0..body.presumption_count.get() {
+        let mut presumption = command::Presumption::default();
+        fetch(tail, presumption.as_mut_bytes())?;
+        if presumption.reserved.get() != 0 {
+            return Err(EINVAL);
+        }
+        presumptions.push(presumption, GFP_KERNEL_ACCOUNT)?;
+    }
+    let mut response = KVec::from_elem(0u8, length as usize, GFP_KERNEL_ACCOUNT)?;
+    fetch(tail, &mut response)?;
+    let mut padding = [0u8; 8];
+    let behind = record::padded(length).ok_or(EINVAL)?.saturating_sub(length);
+    let padding = padding.get_mut(..behind as usize).ok_or(EINVAL)?;
+    fetch(tail, padding)?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Template::new(response, presumptions).map(Some)
+}
+
+fn fetch(tail: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
+    if tail.copy_from_iter(out) == out.len() {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
 }
 
 fn or_default(value: u16, default: u16) -> u16 {
@@ -300,193 +425,6 @@ pub(crate) fn reason(reason: engine::Reason) -> Reason {
 
 /// Whether a reason says that the peer broke the protocol, or fell silent where it may not.
 pub(crate) fn is_protocol_error(reason: Reason) -> bool {
-    reason == Reason::ReceiveLength || reason.number() >= Reason::NegotiationTimeout.number()
-}
-
-/// An event's record: header and body. A piece's payload follows it and stands elsewhere.
-pub(crate) struct Record {
-    bytes: [u8; Self::MAX],
-    length: usize,
-    pub(crate) header: Header,
-}
-
-impl Record {
-    const MAX: usize = 128;
-
-    fn new<B: event::Body>(flags: u16, user_data: u64, body: &B, tail_length: u32) -> Option<Self> {
-        let header = event::header::<B>(flags, user_data, tail_length)?;
-        let mut bytes = [0; Self::MAX];
-        let mut length = 0usize;
-        for part in [header.as_bytes(), body.as_bytes()] {
-            let end = length.checked_add(part.len())?;
-            bytes.get_mut(length..end)?.copy_from_slice(part);
-            length = end;
-        }
-        Some(Self {
-            bytes,
-            length,
-            header,
-        })
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-/// Bytes of a PDU_RECEIVED before its payload.
-pub(crate) const PIECE_OVERHEAD: usize = size_of::<Header>() + size_of::<event::PduReceived>();
-
-/// Encodes a piece of a message, of which `payload_length` bytes follow, and whose last fragment
-/// invalidated this token. None if the record would be longer than a record can be.
-pub(crate) fn encode_piece(
-    connection: u64,
-    piece: &engine::Piece,
-    payload_length: u32,
-    invalidated: Option<u32>,
-) -> Option<Record> {
-    let flags = if invalidated.is_some() {
-        event::INVALIDATED
-    } else {
-        0
-    };
-    let body = event::PduReceived {
-        connection: connection.into(),
-        total: piece.message_total.into(),
-        offset: piece.message_offset.into(),
-        payload_length: payload_length.into(),
-        invalidated_token: invalidated.unwrap_or(0).into(),
-    };
-    Record::new(flags, 0, &body, payload_length)
-}
-
-/// Bytes of the record of an event other than a piece.
-pub(crate) fn length(event: &Event) -> Option<u32> {
-    encode(event).map(|record| record.header.length.get())
-}
-
-/// Encodes an event other than a piece.
-pub(crate) fn encode(event: &Event) -> Option<Record> {
-    match event {
-        Event::HelloDone {
-            user_data,
-            version,
-            features,
-        } => {
-            let body = event::HelloDone {
-                version: (*version).into(),
-                reserved: 0.into(),
-                features: (*features).into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::NopDone { user_data } => Record::new(0, *user_data, &event::NopDone {}, 0),
-        Event::MemoryParameters { user_data } => {
-            let body = event::MemoryParameters {
-                area_offset: layout::AREA_OFFSET.into(),
-                status_page_offset: layout::STATUS_PAGE_OFFSET.into(),
-                buffer_count: crate::memory::BUFFER_COUNT.into(),
-                buffer_size: layout::BUFFER_SIZE.into(),
-                status_page_length: layout::STATUS_PAGE_LENGTH.into(),
-                reserved: 0.into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::Listening {
-            user_data,
-            status,
-            listener,
-        } => {
-            let body = event::Listening {
-                status: status.number().into(),
-                listener: (*listener).into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::ListenerClosed {
-            user_data,
-            listener,
-        } => {
-            let body = event::ListenerClosed {
-                listener: (*listener).into(),
-                reserved: 0.into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::ConnectionReady {
-            connection,
-            listener,
-            ticket,
-        } => {
-            let body = event::ConnectionReady {
-                listener: (*listener).into(),
-                fabric: fabric(connection.fabric()).into(),
-                connection: connection.number().into(),
-                ticket: *ticket,
-                local: socket_address(connection.local()),
-                peer: socket_address(connection.peer()),
-            };
-            Record::new(0, 0, &body, 0)
-        }
-        Event::Accepted {
-            user_data,
-            connection,
-            status,
-        } => {
-            let body = event::Accepted {
-                connection: connection.number().into(),
-                status: status.number().into(),
-                fabric: fabric(connection.fabric()).into(),
-                negotiated: negotiated(connection.negotiated().as_ref()),
-                local: socket_address(connection.local()),
-                peer: socket_address(connection.peer()),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        // Its payload does not stand in the event; see `encode_piece`.
-        Event::Piece { .. } => None,
-        Event::PduSent {
-            user_data,
-            connection,
-            status,
-        } => {
-            let body = event::PduSent {
-                connection: (*connection).into(),
-                status: status.number().into(),
-                reserved: 0.into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::RdmaComplete {
-            user_data,
-            connection,
-            status,
-            length,
-        } => {
-            let body = event::RdmaComplete {
-                connection: (*connection).into(),
-                status: status.number().into(),
-                length: (*length).into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::Disconnected {
-            user_data,
-            connection,
-            reason,
-        } => {
-            let body = event::Disconnected {
-                connection: connection.number().into(),
-                reason: reason.number().into(),
-                reserved: 0.into(),
-            };
-            Record::new(0, *user_data, &body, 0)
-        }
-        Event::SendReady { connection } => {
-            let body = event::SendReady {
-                connection: connection.number().into(),
-            };
-            Record::new(0, 0, &body, 0)
-        }
-    }
+    matches!(reason, Reason::ReceiveLength | Reason::NotRoutable)
+        || reason.number() >= Reason::NegotiationTimeout.number()
 }

@@ -6,11 +6,15 @@
 //! slot first. A slot is *committed* from its reservation until the event was read (or the cause
 //! went away without one).
 
-use super::connection::Connection;
+use super::connection::{Connection, Held};
+use super::limits;
+use super::listener::Listener;
 use super::ring::Ring;
+use super::stats::Counters;
 use crate::compat::PollWait;
+use crate::verbs::SocketAddr;
 use kernel::prelude::*;
-use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine::Piece;
 
@@ -27,6 +31,15 @@ pub(crate) enum Event {
     MemoryParameters {
         user_data: u64,
     },
+    MemoryRegistered {
+        user_data: u64,
+        handle: u32,
+        length: u64,
+    },
+    MemoryUnregistered {
+        user_data: u64,
+        handle: u32,
+    },
     Listening {
         user_data: u64,
         status: Status,
@@ -35,6 +48,10 @@ pub(crate) enum Event {
     ListenerClosed {
         user_data: u64,
         listener: u32,
+    },
+    /// The devices that the listener serves, as they are when it is read.
+    ListenerChanged {
+        listener: Arc<Listener>,
     },
     ConnectionReady {
         connection: Arc<Connection>,
@@ -46,11 +63,35 @@ pub(crate) enum Event {
         connection: Arc<Connection>,
         status: Status,
     },
+    Connected {
+        user_data: u64,
+        connection: Arc<Connection>,
+    },
+    /// CONNECTED too.
+    ConnectFailed {
+        user_data: u64,
+        status: Status,
+        peer: SocketAddr,
+    },
     /// A piece of a message; it stands in `receive` of the connection's receive buffers.
     Piece {
         connection: Arc<Connection>,
         receive: u16,
         piece: Piece,
+    },
+    ConnectionRouted {
+        connection: Arc<Connection>,
+    },
+    /// A piece of a message that was read for routing; it stands in `held`.
+    HeldPiece {
+        connection: Arc<Connection>,
+        held: Arc<Held>,
+        piece: Piece,
+    },
+    /// The answer stands in `held`.
+    NegotiateAnswered {
+        connection: u64,
+        held: Arc<Held>,
     },
     PduSent {
         user_data: u64,
@@ -71,21 +112,44 @@ pub(crate) enum Event {
     SendReady {
         connection: Arc<Connection>,
     },
+    Statistics {
+        user_data: u64,
+        connection: u64,
+        counters: KBox<Counters>,
+    },
+    Connections {
+        user_data: u64,
+        count: u32,
+        left: u32,
+        /// As they stand in the record.
+        entries: KVec<u8>,
+    },
 }
 
 impl Event {
     /// Whom the event's slot was reserved for.
     pub(crate) fn slot_of(&self) -> SlotOf {
         match self {
-            Event::MemoryParameters { .. } | Event::HelloDone { .. } => SlotOf::Answer,
+            Event::HelloDone { .. }
+            | Event::MemoryParameters { .. }
+            | Event::Statistics { .. }
+            | Event::Connections { .. } => SlotOf::Answer,
             Event::NopDone { .. }
+            | Event::MemoryRegistered { .. }
+            | Event::MemoryUnregistered { .. }
             | Event::Listening { .. }
             | Event::ListenerClosed { .. }
             | Event::PduSent { .. }
             | Event::RdmaComplete { .. } => SlotOf::Command,
-            Event::ConnectionReady { .. }
+            Event::ListenerChanged { .. }
+            | Event::ConnectionReady { .. }
+            | Event::ConnectionRouted { .. }
             | Event::Accepted { .. }
+            | Event::Connected { .. }
+            | Event::ConnectFailed { .. }
             | Event::Piece { .. }
+            | Event::HeldPiece { .. }
+            | Event::NegotiateAnswered { .. }
             | Event::Disconnected { .. }
             | Event::SendReady { .. } => SlotOf::Connection,
         }
@@ -94,13 +158,28 @@ impl Event {
     fn is_answer(&self) -> bool {
         self.slot_of() == SlotOf::Answer
     }
+
+    /// If it is a piece of a message: of which connection, and which.
+    pub(crate) fn piece(&self) -> Option<(&Arc<Connection>, &Piece)> {
+        match self {
+            Event::Piece {
+                connection, piece, ..
+            }
+            | Event::HeldPiece {
+                connection, piece, ..
+            } => Some((connection, piece)),
+            _ => None,
+        }
+    }
 }
 
-/// Slots of one context at most, for whatever cause.
-const MAX_SLOTS: usize = 1 << 20;
-/// Slots that commands of one context can have committed at most: a flood of commands whose events
-/// nobody reads must not take the slots that connections live on.
-pub(crate) const MAX_COMMAND_SLOTS: usize = 1 << 16;
+/// Where the bytes of a queued piece stand.
+pub(crate) enum Place {
+    /// In this receive of its connection.
+    Receive(u16),
+    /// In kernel memory.
+    Held(Arc<Held>),
+}
 
 /// Answers that can wait to be read.
 const MAX_ANSWERS: usize = 16;
@@ -116,6 +195,8 @@ struct Inner {
     committed: usize,
     /// Of these, reserved by commands.
     commands: usize,
+    /// Somebody copies events out.
+    reading: bool,
     /// The context is gone; what is pushed now is dropped.
     closed: bool,
 }
@@ -130,7 +211,11 @@ struct Inner {
 pub(crate) struct EventQueue {
     #[pin]
     inner: SpinLock<Inner>,
+    /// Readers of an empty queue, and pollers.
     wait: PollWait,
+    /// Readers while another one copies.
+    #[pin]
+    turn: CondVar,
 }
 
 /// Who a slot is for.
@@ -155,9 +240,11 @@ impl EventQueue {
                 ring: Ring::empty(),
                 committed: 0,
                 commands: 0,
+                reading: false,
                 closed: false,
             }, "usmbd_event_queue"),
             wait,
+            turn <- new_condvar!("usmbd_reading"),
         }))
     }
 
@@ -181,7 +268,9 @@ impl EventQueue {
                 }
                 let needed = inner.committed.saturating_add(count);
                 let commands = inner.commands.saturating_add(count);
-                if needed > MAX_SLOTS || (of == SlotOf::Command && commands > MAX_COMMAND_SLOTS) {
+                if needed > limits::events()
+                    || (of == SlotOf::Command && commands > limits::commands())
+                {
                     return Err(EAGAIN);
                 }
                 if needed > inner.ring.capacity() && needed <= larger.capacity() {
@@ -197,20 +286,31 @@ impl EventQueue {
                 }
                 needed
             };
-            larger = Ring::with_capacity(needed.next_power_of_two().max(32))?;
+            let capacity = needed.checked_next_power_of_two().ok_or(ENOMEM)?;
+            larger = Ring::with_capacity(capacity.max(32))?;
         }
     }
 
-    /// Gives back the slots of `count` events that will not happen or that were read.
+    /// Gives back the slots of `count` events that will not happen or that were read. Wakes those
+    /// who wait for room, once there is some.
     pub(crate) fn release(&self, count: usize, of: SlotOf) {
-        let mut inner = self.inner.lock();
-        if of == SlotOf::Answer {
-            inner.committed_answers = inner.committed_answers.saturating_sub(count);
-            return;
-        }
-        inner.committed = inner.committed.saturating_sub(count);
-        if of == SlotOf::Command {
-            inner.commands = inner.commands.saturating_sub(count);
+        let has_room_now = {
+            let mut inner = self.inner.lock();
+            let had_room = inner.has_room();
+            match of {
+                SlotOf::Answer => {
+                    inner.committed_answers = inner.committed_answers.saturating_sub(count);
+                }
+                SlotOf::Command => {
+                    inner.committed = inner.committed.saturating_sub(count);
+                    inner.commands = inner.commands.saturating_sub(count);
+                }
+                SlotOf::Connection => inner.committed = inner.committed.saturating_sub(count),
+            }
+            !had_room && inner.has_room()
+        };
+        if has_room_now {
+            self.wake();
         }
     }
 
@@ -247,21 +347,19 @@ impl EventQueue {
     }
 
     /// The piece at `position`, counted from the oldest event that is no answer.
-    pub(crate) fn piece(&self, position: usize) -> Option<(u16, Piece)> {
+    pub(crate) fn piece(&self, position: usize) -> Option<(Place, Piece)> {
         match self.inner.lock().ring.get(position)? {
-            Event::Piece { receive, piece, .. } => Some((*receive, *piece)),
+            Event::Piece { receive, piece, .. } => Some((Place::Receive(*receive), *piece)),
+            Event::HeldPiece { held, piece, .. } => Some((Place::Held(held.clone()), *piece)),
             _ => None,
         }
     }
 
     /// Takes the oldest event that is no answer, if it is a piece; as [`Self::pop`] else.
-    pub(crate) fn pop_piece(&self) -> Option<(u16, Event)> {
+    pub(crate) fn pop_piece(&self) -> Option<Event> {
         let mut inner = self.inner.lock();
-        let Some(Event::Piece { receive, .. }) = inner.ring.front() else {
-            return None;
-        };
-        let receive = *receive;
-        Some((receive, inner.ring.pop()?))
+        inner.ring.front()?.piece()?;
+        inner.ring.pop()
     }
 
     /// Puts back an event that could not be delivered.
@@ -291,24 +389,41 @@ impl EventQueue {
         inner.answers.len().saturating_add(inner.ring.len())
     }
 
-    /// Whether a quarter of the slots for commands is free.
+    /// Whether a quarter of the slots for commands, and for answers, is free.
     pub(crate) fn has_room(&self) -> bool {
-        self.inner.lock().commands <= MAX_COMMAND_SLOTS / 4 * 3
+        self.inner.lock().has_room()
     }
 
-    /// Sleeps until an event is queued.
+    /// Slots that are reserved or in use: for everything but answers, and of these for commands.
+    pub(crate) fn committed(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.committed, inner.commands)
+    }
+
+    /// Sleeps until an event is queued and nobody else copies any. Until the result is dropped,
+    /// nobody else does, so that the events of a connection stay in order.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS` on a signal.
-    pub(crate) fn wait(&self) -> Result {
+    /// `EAGAIN` in the place of sleeping, with `nowait`; `ERESTARTSYS` on a signal.
+    pub(crate) fn begin_reading(&self, nowait: bool) -> Result<Reading<'_>> {
         let mut inner = self.inner.lock();
-        while inner.front().is_none() {
-            if self.wait.wait_interruptible(&mut inner) {
+        loop {
+            let wait: &CondVar = if inner.reading {
+                &self.turn
+            } else if inner.front().is_none() {
+                &self.wait
+            } else {
+                inner.reading = true;
+                return Ok(Reading(self));
+            };
+            if nowait {
+                return Err(EAGAIN);
+            }
+            if wait.wait_interruptible(&mut inner) {
                 return Err(ERESTARTSYS);
             }
         }
-        Ok(())
     }
 
     pub(crate) fn poll_wait(&self) -> &PollWait {
@@ -320,6 +435,16 @@ impl EventQueue {
         let mut inner = self.inner.lock();
         inner.closed = true;
         core::mem::replace(&mut inner.ring, Ring::empty())
+    }
+}
+
+/// The right to take events out of a queue.
+pub(crate) struct Reading<'a>(&'a EventQueue);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.inner.lock().reading = false;
+        self.0.turn.notify_all();
     }
 }
 
@@ -344,6 +469,11 @@ impl<'a> View<'a> {
 }
 
 impl Inner {
+    fn has_room(&self) -> bool {
+        limits::has_room(self.commands, limits::commands())
+            && limits::has_room(self.committed_answers, MAX_ANSWERS)
+    }
+
     fn front(&self) -> Option<&Event> {
         self.answers.front().or(self.ring.front())
     }

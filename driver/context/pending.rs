@@ -41,20 +41,8 @@ impl Reservation {
         let mut ticket: Ticket = [0; 16];
         // SAFETY: The memory is valid for as many bytes.
         unsafe { bindings::get_random_bytes(ticket.as_mut_ptr().cast(), ticket.len()) };
-        Ok((Self::with_ticket(connection, ticket)?, ticket))
-    }
-
-    /// An entry for a ticket that was good before.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn with_ticket(connection: &Arc<Connection>, ticket: Ticket) -> Result<Self> {
-        Ok(Self(RBTreeNode::new(
-            ticket,
-            connection.clone(),
-            GFP_KERNEL_ACCOUNT,
-        )?))
+        let node = RBTreeNode::new(ticket, connection.clone(), GFP_KERNEL_ACCOUNT)?;
+        Ok((Self(node), ticket))
     }
 
     /// From now on the ticket is good.
@@ -68,10 +56,13 @@ impl Reservation {
     }
 }
 
-/// Takes the connection that has this ticket.
-pub(crate) fn take(ticket: &Ticket) -> Option<Arc<Connection>> {
-    let node = PENDING.lock().as_mut()?.remove_node(ticket);
-    node.map(|node| node.to_key_value().1)
+/// Takes the connection that has this ticket, and its entry: offering it again needs no memory.
+pub(crate) fn take(ticket: &Ticket) -> Option<(Arc<Connection>, Reservation)> {
+    let mut guard = PENDING.lock();
+    let pending = guard.as_mut()?;
+    let connection = pending.get(ticket)?.clone();
+    let entry = pending.remove_node(ticket)?;
+    Some((connection, Reservation(entry)))
 }
 
 /// Disconnects all that wait for ACCEPT on this listener.
@@ -92,7 +83,7 @@ pub(crate) fn drop_all(listener: &Arc<Listener>) {
             }
         };
         if let Some(node) = node {
-            node.to_key_value().1.disconnect(0);
+            node.to_key_value().1.disconnect();
         }
     }
 }

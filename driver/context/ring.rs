@@ -11,7 +11,8 @@ use kernel::prelude::*;
 /// `len <= slots.len()`, and `head < slots.len()` unless that is zero; the `len` slots from `head`
 /// on, modulo the length, are `Some`, the others `None`.
 pub(crate) struct Ring<T> {
-    slots: KVec<Option<T>>,
+    /// A long one's memory is not contiguous: no user can ask for more of that than there is.
+    slots: KVVec<Option<T>>,
     head: usize,
     len: usize,
 }
@@ -21,7 +22,7 @@ impl<T> Ring<T> {
     pub(crate) const fn empty() -> Self {
         // INVARIANT: There are no slots.
         Self {
-            slots: KVec::new(),
+            slots: KVVec::new(),
             head: 0,
             len: 0,
         }
@@ -33,7 +34,7 @@ impl<T> Ring<T> {
     ///
     /// `ENOMEM`.
     pub(crate) fn with_capacity(capacity: usize) -> Result<Self> {
-        let mut slots = KVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
+        let mut slots = KVVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..capacity {
             slots.push(None, GFP_KERNEL_ACCOUNT)?;
         }
@@ -59,6 +60,11 @@ impl<T> Ring<T> {
 
     pub(crate) fn capacity(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.slots.len().saturating_mul(size_of::<Option<T>>())
     }
 
     /// Slot number of the value at `position`, counted from the head.

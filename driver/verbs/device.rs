@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
-use super::ffi;
+use super::{ffi, Net, NodeKind};
 use kernel::{
     error::{from_err_ptr, to_result},
     global_lock, new_condvar, new_spinlock,
@@ -98,6 +98,35 @@ impl Device {
             .unwrap_or(Fabric::InfiniBand)
     }
 
+    /// Which listeners it is for.
+    pub(crate) fn kind(&self) -> NodeKind {
+        if self.fabrics.iter().any(|fabric| *fabric == Fabric::Iwarp) {
+            NodeKind::Iwarp
+        } else {
+            NodeKind::InfiniBandOrRoce
+        }
+    }
+
+    /// Whether it is there to stay, and one of its ports is in this network namespace.
+    fn is_in(self: &Arc<Self>, net: &Net) -> bool {
+        let Ok(device) = self.hold() else {
+            return false;
+        };
+        (1..).zip(self.fabrics.iter()).any(|(port, _)| {
+            // SAFETY: The device is held, and has this port; the namespace is valid.
+            unsafe { ffi::usmbd_port_is_in_net(device.ib(), port, net.as_ptr()) }
+        })
+    }
+
+    /// How many devices of one kind are in a network namespace.
+    pub(crate) fn count_in(net: &Net, kind: NodeKind) -> usize {
+        let registry = REGISTRY.lock();
+        let devices = registry.devices.iter();
+        devices
+            .filter(|device| device.kind() == kind && device.is_in(net))
+            .count()
+    }
+
     /// Whether the sink of an RDMA read needs a key that the peer may write by.
     pub(crate) fn reads_need_remote_write(&self) -> bool {
         self.fabrics.iter().any(|fabric| *fabric == Fabric::Iwarp)
@@ -114,6 +143,13 @@ impl Device {
             false => self.limits.max_sge_rd,
         };
         usize::try_from(most.max(1)).unwrap_or(1)
+    }
+
+    /// Pages of one region, if `most` are wanted.
+    pub(crate) fn region_pages(&self, most: usize) -> usize {
+        usize::try_from(self.limits.max_fast_reg_pages)
+            .unwrap_or(most)
+            .clamp(1, most)
     }
 
     /// The key for memory that was mapped for DMA, and needs no registration.

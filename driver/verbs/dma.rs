@@ -2,8 +2,9 @@
 
 //! Memory that a device reaches: buffers of our own, and pages shared with user space.
 
-use super::{ffi, Device, DeviceUse};
+use super::{ffi, Device, DeviceUse, UserPages};
 use kernel::{
+    bindings,
     page::{Page, PAGE_SIZE},
     prelude::*,
     sync::Arc,
@@ -195,33 +196,57 @@ impl Drop for SharedBuffer {
     }
 }
 
-/// Pages that are kept together: the memory of one buffer of a registration area.
-pub(crate) struct PageList {
-    pages: KVec<Page>,
+/// Pages that are kept together: up to 1 MiB that is registered as one.
+pub(crate) enum PageList {
+    /// Pages of our own.
+    Own(KVec<Page>),
+    /// Pages of a process.
+    User(UserPages),
 }
 
 impl PageList {
     /// Allocates `count` zeroed pages, charged to the calling task's memory cgroup.
     pub(crate) fn allocate(count: usize) -> Result<Self> {
-        let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut pages = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..count {
             let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
-            pages.push(page, GFP_KERNEL)?;
+            pages.push(page, GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Self { pages })
+        Ok(Self::Own(pages))
     }
 
-    /// The pages.
-    pub(crate) fn pages(&self) -> &[Page] {
-        &self.pages
+    /// One of the pages, valid as long as the list.
+    fn get(&self, index: usize) -> Option<*mut bindings::page> {
+        match self {
+            Self::Own(pages) => pages.get(index).map(Page::as_ptr),
+            Self::User(pages) => pages.get(index),
+        }
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Own(pages) => pages.len(),
+            Self::User(pages) => pages.count(),
+        }
+    }
+
+    /// One of the pages, with a reference that the caller has to give away: to a page table.
+    pub(crate) fn reference(&self, index: usize) -> Option<*mut bindings::page> {
+        let page = self.get(index)?;
+        // SAFETY: The page is valid.
+        unsafe { ffi::usmbd_get_page(page) };
+        Some(page)
     }
 
     /// Whether nobody but this list refers to any of the pages: no page table, no pin.
     pub(crate) fn is_unshared(&self) -> bool {
-        self.pages.iter().all(|page| {
-            // SAFETY: The page is ours.
-            unsafe { ffi::usmbd_page_count(page.as_ptr()) == 1 }
-        })
+        match self {
+            Self::Own(pages) => pages.iter().all(|page| {
+                // SAFETY: The page is ours.
+                unsafe { ffi::usmbd_page_count(page.as_ptr()) == 1 }
+            }),
+            Self::User(_) => false,
+        }
     }
 }
 
@@ -257,26 +282,26 @@ impl Mapping {
         length: usize,
     ) -> Result<Self> {
         let end = offset.checked_add(length).ok_or(EINVAL)?;
-        let span = offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-        let wanted = pages.pages().get(span).ok_or(EINVAL)?;
-        if length == 0 {
+        let (first, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
+        if length == 0 || last > pages.count() {
             return Err(EINVAL);
         }
         let device = device.hold()?;
-        let count = wanted.len();
-        let mut table = KVec::with_capacity(count, GFP_KERNEL)?;
+        let count = last.saturating_sub(first);
+        let mut table = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..count {
-            table.push(ffi::scatterlist::default(), GFP_KERNEL)?;
+            table.push(ffi::scatterlist::default(), GFP_KERNEL_ACCOUNT)?;
         }
         // SAFETY: The table has `count` entries.
         unsafe { ffi::usmbd_sg_init_table(table.as_mut_ptr(), u32::try_from(count)?) };
         let mut start = offset % PAGE_SIZE;
         let mut left = length;
-        for (entry, page) in table.iter_mut().zip(wanted) {
+        for (entry, index) in table.iter_mut().zip(first..) {
+            let page = pages.get(index).ok_or(EINVAL)?;
             let bytes = PAGE_SIZE.saturating_sub(start).min(left);
             let (length, offset) = (u32::try_from(bytes)?, u32::try_from(start)?);
             // SAFETY: The entry is initialized; the page stays as long as the mapping.
-            unsafe { ffi::usmbd_sg_set_page(entry, page.as_ptr(), length, offset) };
+            unsafe { ffi::usmbd_sg_set_page(entry, page, length, offset) };
             start = 0;
             left = left.saturating_sub(bytes);
         }
@@ -326,12 +351,6 @@ impl Drop for Mapping {
         // hold it.
         unsafe { ffi::usmbd_dma_unmap_sg(self.device.ib(), self.table.as_mut_ptr(), count) };
     }
-}
-
-/// Takes a reference on a page, for a page table that will hold it.
-pub(crate) fn get_page(page: &Page) {
-    // SAFETY: The page is valid.
-    unsafe { ffi::usmbd_get_page(page.as_ptr()) };
 }
 
 /// Pages of memory that the machine has.

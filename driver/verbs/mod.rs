@@ -23,17 +23,19 @@ pub(crate) mod ffi;
 mod memory_region;
 mod net;
 mod queue_pair;
+mod user_pages;
 
 pub(crate) use self::{
     address::SocketAddr,
     chain::{Chain, Sge},
-    cm::{CmEvent, CmOwner, ConnParam, Id, Incoming, NodeKind},
+    cm::{
+        Bound, CmEvent, CmFailure, CmOwner, ConnParam, Id, Incoming, NodeKind, PeerParam, Resolved,
+    },
     completion_queue::{CompletionOwner, CompletionQueue, WorkCompletion, WorkStatus},
     device::{Client, ClientEvents, Device, DeviceUse, Fabric},
-    dma::{
-        get_page, total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory,
-    },
+    dma::{total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory},
     memory_region::{Access, MemoryRegion},
-    net::Net,
+    net::{opener_uid, uid_as_seen_by, Net},
     queue_pair::{Capacity, QueuePair, Receive},
+    user_pages::{opener_may_lock_memory, Hold, PinnedCount, UserPages},
 };

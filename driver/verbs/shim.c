@@ -6,9 +6,13 @@
  */
 
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/mm.h>
+#include <linux/netdevice.h>
 #include <linux/nsproxy.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
+#include <linux/uidgid.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
@@ -81,6 +85,20 @@ void usmbd_device_limits(const struct ib_device *dev,
 					IB_DEVICE_MEM_MGT_EXTENSIONS),
 		.ports = dev->phys_port_cnt,
 	};
+}
+
+bool usmbd_port_is_in_net(struct ib_device *dev, u32 port,
+			  const struct net *net)
+{
+	struct net_device *netdev = ib_device_get_netdev(dev, port);
+	bool same;
+
+	/* InfiniBand's ports have none. */
+	if (!netdev)
+		return rdma_dev_access_netns(dev, net);
+	same = net_eq(dev_net(netdev), net);
+	dev_put(netdev);
+	return same;
 }
 
 u64 usmbd_dma_map_single(struct ib_device *dev, void *addr, size_t size,
@@ -161,6 +179,21 @@ bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 	return file_ns_capable(file, net->user_ns, cap);
 }
 
+u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who)
+{
+	return from_kuid_munged(asker->user_ns, who ? who->euid : INVALID_UID);
+}
+
+u32 usmbd_file_euid(const struct file *file)
+{
+	return __kuid_val(file->f_cred->euid);
+}
+
+bool usmbd_file_capable(const struct file *file, int cap)
+{
+	return file_ns_capable(file, &init_user_ns, cap);
+}
+
 int usmbd_page_count(struct page *page)
 {
 	return page_count(page);
@@ -174,4 +207,24 @@ void usmbd_get_page(struct page *page)
 unsigned long usmbd_total_pages(void)
 {
 	return totalram_pages();
+}
+
+s64 usmbd_pinned_pages_add(struct mm_struct *mm, s64 pages)
+{
+	return atomic64_add_return(pages, &mm->pinned_vm);
+}
+
+unsigned long usmbd_memlock_limit(void)
+{
+	return rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+}
+
+bool usmbd_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void usmbd_cond_resched(void)
+{
+	cond_resched();
 }

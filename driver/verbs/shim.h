@@ -13,12 +13,14 @@
 #include <linux/fs.h>
 #include <linux/types.h>
 
+struct cred;
 struct ib_cq;
 struct ib_device;
 struct ib_qp;
 struct ib_recv_wr;
 struct ib_send_wr;
 struct ib_wc;
+struct mm_struct;
 struct net;
 struct page;
 struct scatterlist;
@@ -51,6 +53,8 @@ bool usmbd_protocol_iwarp(const struct ib_device *dev, u32 port);
 bool usmbd_protocol_roce(const struct ib_device *dev, u32 port);
 void usmbd_device_limits(const struct ib_device *dev,
 			 struct usmbd_limits *limits);
+bool usmbd_port_is_in_net(struct ib_device *dev, u32 port,
+			  const struct net *net);
 
 /* DMA. */
 u64 usmbd_dma_map_single(struct ib_device *dev, void *addr, size_t size,
@@ -75,11 +79,18 @@ struct net *usmbd_net_get(struct net *net);
 void usmbd_net_put(struct net *net);
 bool usmbd_file_ns_capable(const struct file *file, const struct net *net,
 			   int cap);
+u32 usmbd_uid_as_seen_by(const struct cred *asker, const struct cred *who);
+u32 usmbd_file_euid(const struct file *file);
+bool usmbd_file_capable(const struct file *file, int cap);
 
 /* Memory. */
 int usmbd_page_count(struct page *page);
 void usmbd_get_page(struct page *page);
 unsigned long usmbd_total_pages(void);
+s64 usmbd_pinned_pages_add(struct mm_struct *mm, s64 pages);
+unsigned long usmbd_memlock_limit(void);
+bool usmbd_fatal_signal_pending(void);
+void usmbd_cond_resched(void);
 
 /* Constants that carry a cast, which bindgen does not evaluate. */
 static const int USMBD_IOCB_NOWAIT = (__force int)IOCB_NOWAIT;

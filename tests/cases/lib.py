@@ -2,12 +2,14 @@
 """What the cases in Python share: checks that are counted, the peer, a little server."""
 
 import os
+import select
 import struct
 import subprocess
 import sys
 import time
 
-sys.path.insert(0, "/src/tests/raw")
+# Behind the cases: both folders have a routing.py.
+sys.path.append("/src/tests/raw")
 import usmbd_raw as raw  # noqa: E402
 
 SLOW = 4 if os.environ.get("LANE") == "debug" else 1
@@ -75,6 +77,16 @@ def until(condition, seconds=20):
             return False
         time.sleep(0.05)
     return True
+
+
+POLLERR = select.POLLERR
+
+
+def poll_now(fd, events=select.POLLIN | select.POLLOUT | select.POLLRDHUP):
+    """What poll() says now."""
+    poller = select.poll()
+    poller.register(fd, events)
+    return dict(poller.poll(0)).get(fd, 0)
 
 
 class Server:

@@ -9,12 +9,15 @@ IWARP="10.9.1.1 fd00:9:1::1"
 [ "${LANE:-stock}" != debug ] || export USMBD_PEER_TIMEOUT=120
 LOG=/tmp/server.log
 server_pid=
+counting=
 
 fail() {
 	echo "FAILED: $*"
 	[ ! -f $LOG ] || { echo "--- the server said:"; tail -n 20 $LOG; }
 	cat /sys/kernel/debug/usmbd/connections /sys/kernel/debug/usmbd/statistics 2>/dev/null
 	[ -z "$server_pid" ] || kill -KILL "$server_pid"
+	[ -z "$counting" ] || uncount_memory
+	[ -d /sys/module/usmbd ] || insmod /build/usmbd.ko
 	exit 1
 }
 
@@ -59,10 +62,107 @@ no_connections() {
 	[ "$(statistic connections)" = 0 ]
 }
 
-# all_gone: nothing is left, and the module goes and comes back.
-all_gone() {
+# What the RDMA core still has of the driver's.
+rdma_objects() {
+	local kind
+	for kind in qp cq mr cm_id; do
+		rdma resource show $kind | grep -c '\[usmbd\]'
+	done | awk '{ s += $1 } END { print s + 0 }'
+}
+
+# count_memory: from now on, each allocation and each release of Rust in the
+# kernel is counted; nobody but the module is Rust here. Call it with the module
+# unloaded. Rust does both by krealloc(), through a helper.
+count_memory() {
+	local t=/sys/kernel/tracing from
+	# The helper jumps there: from the module, or from the kernel crate itself.
+	from=$(awk '$3 ~ /^_R.*6kernel/ && $4 == "" && tolower($2) == "t" { print "0x" $1 }' /proc/kallsyms |
+		sort | sed -n '1s/^/caller >= /p; $s/^/caller < /p' | paste -s -d'&' | sed 's/&/ \&\& /')
+	from="(caller >= 0xffffffffa0000000 && caller < 0xffffffffff000000) || ($from)"
+	got="hist:keys=caller.hex if old < 32 && size > 0 && ($from)"
+	gave="hist:keys=caller.hex if old > 32 && size == 0 && ($from)"
+	for name in got gave; do
+		echo "p:usmbd_test/$name krealloc_node_align_noprof old=%di:x64 size=%si:x64 caller=+0(%sp):x64" >>$t/kprobe_events ||
+			fail "no kprobe: $(dmesg | tail -n 1)"
+	done
+	echo "$got" >$t/events/usmbd_test/got/trigger || fail "no trigger: $(cat $t/error_log)"
+	echo "$gave" >$t/events/usmbd_test/gave/trigger || fail "no trigger: $(cat $t/error_log)"
+}
+
+# count_rcu: memory that is given back by RCU goes another way. Call it when the
+# module is loaded, and has not done anything yet.
+count_rcu() {
+	local t=/sys/kernel/tracing
+	rcu="hist:keys=caller.hex if $(awk '$4 == "[usmbd]" && tolower($2) == "t" { print "0x" $1 }' /proc/kallsyms |
+		sort | sed -n '1s/^/caller >= /p; $s/^/caller < /p' | paste -s -d'&' | sed 's/&/ \&\& /')"
+	echo "p:usmbd_test/rcu kvfree_call_rcu caller=+0(%sp):x64" >>$t/kprobe_events || fail "no kprobe: $(dmesg | tail -n 1)"
+	echo "$rcu" >$t/events/usmbd_test/rcu/trigger || fail "no trigger: $(cat $t/error_log)"
+}
+
+# counted got|gave|rcu
+counted() {
+	awk '/Hits:/ { print $2 }' "/sys/kernel/tracing/events/usmbd_test/$1/hist"
+}
+
+# live_memory: objects that were allocated since count_memory and not released.
+live_memory() {
+	echo $(($(counted got) - $(counted gave) - $(counted rcu)))
+}
+
+uncount_memory() {
+	local t=/sys/kernel/tracing
+	counting=
+	echo "!$got" >$t/events/usmbd_test/got/trigger
+	echo "!$gave" >$t/events/usmbd_test/gave/trigger
+	echo "!$rcu" >$t/events/usmbd_test/rcu/trigger
+	for name in got gave rcu; do
+		echo "-:usmbd_test/$name" >>$t/kprobe_events
+	done
+}
+
+# begin_counting: the module is loaded anew, and its memory counted; the debug
+# lane's kernel has kmemleak instead.
+begin_counting() {
+	rmmod usmbd || fail "rmmod"
+	if [ -e /sys/kernel/debug/kmemleak ]; then
+		echo clear >/sys/kernel/debug/kmemleak
+		insmod /build/usmbd.ko || fail "insmod"
+		return
+	fi
+	count_memory
+	counting=yes
+	insmod /build/usmbd.ko || fail "insmod"
+	count_rcu
+}
+
+# unload: nothing is left, and the module goes.
+unload() {
 	until_true 30 no_connections || fail "connections are left"
 	[ "$(statistic contexts)" = 0 ] || fail "contexts are left"
 	rmmod usmbd || fail "the module cannot be unloaded"
+	[ "$(rdma_objects)" = 0 ] || fail "the module left $(rdma_objects) objects in the RDMA core"
+}
+
+# all_gone: nothing is left, and the module goes and comes back.
+all_gone() {
+	unload
+	insmod /build/usmbd.ko || fail "the module cannot be loaded again"
+}
+
+# all_back: as all_gone, and all memory is back. Needs begin_counting before.
+all_back() {
+	unload
+	if [ -n "$counting" ]; then
+		[ "$(counted got)" -gt 100 ] || fail "memory was not counted"
+		[ "$(live_memory)" = 0 ] || fail "of $(counted got) objects of memory the module left $(live_memory)"
+		echo "memory: $(counted got) objects, all given back"
+		uncount_memory
+	else
+		# What is not found by the second scan either is not on its way.
+		echo scan >/sys/kernel/debug/kmemleak
+		echo scan >/sys/kernel/debug/kmemleak
+		[ ! -s /sys/kernel/debug/kmemleak ] || fail "leaks: $(cat /sys/kernel/debug/kmemleak)"
+		echo "memory: kmemleak found nothing"
+	fi
 	insmod /build/usmbd.ko || fail "the module cannot be loaded again"
 }

@@ -7,6 +7,23 @@
 
 krel=$(lane_kernel "${LANE:-stock}" "${KREL:-}")
 out=$BUILD/$krel
+# DISABLE=1: the one that can take a command away, beside the usual one.
+[ -z "${DISABLE:-}" ] || {
+	out+=-disable
+	set -- "$@" USMBD_DISABLE=1
+}
+# COVERAGE=1: the one that tells which of its blocks have run.
+[ -z "${COVERAGE:-}" ] || {
+	out+=-coverage
+	set -- "$@" USMBD_COVERAGE=1
+}
+# CLIPPY=1: nobody runs it, and it optimises less.
+[[ " $* " != *" CLIPPY=1 "* ]] || out+=-clippy
+# IOCTL=1: the one that has the ioctl variant, likewise.
+[ -z "${IOCTL:-}" ] || {
+	out+=-ioctl
+	set -- "$@" USMBD_IOCTL=1
+}
 mkdir -p "$out"
 [ -f "$TOP/Kbuild" ] || die "this checkout has no Kbuild yet"
 

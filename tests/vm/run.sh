@@ -8,6 +8,10 @@
 #   RUN      a name for the run's folder below build/vm/ (else a fresh one)
 #   CMDLINE  more for the kernel's command line
 #   QEMU     more options for QEMU
+#   BOOT_TIMEOUT  seconds for the boot (400; debug lane: 900); then it is tried again
+#   COVERAGE something: with a module that records what of it runs
+#   COUNT    a plugin that counts instructions (tests/bench/count): one processor, whose
+#            nanoseconds are its instructions; what was counted is in the run's folder
 # The run's folder gets dmesg (the kernel's log), console (what the kernel said
 # on its console), output, and out/, which is /out in the guest.
 . "$(dirname "$0")/lib.sh"
@@ -46,10 +50,10 @@ case $script in
 esac
 printf '%s\0' "$inside" "$@" >"$run/out/.lab/command"
 cat >"$run/out/.lab/env" <<-END
-	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel LAB_TIMEOUT=$timeout
+	export LANE=$lane KREL=$(cat "$boot/release") LAB_KERNEL=$kernel${COVERAGE:+-coverage} LAB_TIMEOUT=$timeout
 END
-# Variables named USMBD_TEST_* go along.
-export -p | sed -n 's/^declare -x \(USMBD_TEST_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
+# Variables named USMBD_TEST_* and USMBD_BENCH_* go along.
+export -p | sed -n 's/^declare -x \(USMBD_\(TEST\|BENCH\)_[A-Za-z0-9_]*=.*\)/export \1/p' >>"$run/out/.lab/env"
 
 append="console=ttyS0 loglevel=6 panic=-1 rcupdate.rcu_cpu_stall_timeout=180 no_timer_check"
 append+=" random.trust_cpu=on mitigations=off systemd.unit=none"
@@ -62,13 +66,37 @@ if [ "$lane" = debug ]; then
 	memory=3G
 fi
 
+processors=2
+if [ -n "${COUNT:-}" ]; then
+	accel=(-accel "tcg,thread=single" -cpu max -icount "shift=0,sleep=off" -plugin "$COUNT,out=$run/count")
+	processors=1
+	# Long messages to the console would be counted, too.
+	append+=" quiet"
+fi
+
 read -ra more <<<"${QEMU:-}"
 status_file=$run/out/.lab/status
 rel=${run#"$TOP"/}
 
+# A guest that says nothing of itself in so many seconds will not come any more.
+patience=${BOOT_TIMEOUT:-$([ "$lane" = debug ] && echo 900 || echo 400)}
+
+# watch_boot: ends such a guest, and leaves a mark.
+watch_boot() {
+	local end=$((SECONDS + patience))
+	while [ ! -e "$run/out/.lab/alive" ]; do
+		if [ $SECONDS -ge $end ]; then
+			touch "$run/silent"
+			kill "$(cat "$run/tmp/pid")"
+			return
+		fi
+		sleep 1
+	done
+}
+
 boot_guest() {
 	TMPDIR=$run/tmp timeout -k 5 $((timeout + 240)) qemu-system-x86_64 \
-		"${accel[@]}" -smp 2 -m "$memory" -display none -no-reboot -nodefaults \
+		-pidfile "$run/tmp/pid" "${accel[@]}" -smp $processors -m "$memory" -display none -no-reboot -nodefaults \
 		-kernel "$boot/vmlinuz" -initrd "$boot/initrd.gz" -append "$append ${CMDLINE:-}" \
 		-drive file="$rootfs/rootfs.img",format=raw,if=virtio,snapshot=on,cache=unsafe \
 		-drive file="$boot/modules.img",format=raw,if=virtio,readonly=on \
@@ -81,19 +109,38 @@ boot_guest() {
 	return "${PIPESTATUS[0]}"
 }
 
-# Seen once: KASAN complained of the kernel's own start, inside arch_cpu_finalize_init().
+# Seen once each: KASAN complained of the kernel's own start, inside
+# arch_cpu_finalize_init(); and a kernel stood still where it finds its PCI devices.
 for try in 1 2 3; do
 	qemu=0
+	watch_boot &
+	watcher=$!
 	boot_guest || qemu=$?
-	[ -s "$run/out/.lab/unwell" ] || break
-	mv "$run/out/.lab/unwell" "$run/unwell.$try"
-	rm -f "$status_file"
-	say "vm: boot $try of at most 3: the kernel complained before anything of ours was loaded ($rel/unwell.$try)"
+	kill $watcher 2>/dev/null || true
+	wait $watcher 2>/dev/null || true
+	if [ -s "$run/out/.lab/unwell" ]; then
+		mv "$run/out/.lab/unwell" "$run/unwell.$try"
+		rm -f "$status_file"
+		why="the kernel complained before anything of ours was loaded ($rel/unwell.$try)"
+	elif [ -e "$run/silent" ]; then
+		mv "$run/silent" "$run/silent.$try"
+		cp "$run/console" "$run/console.$try"
+		why="nothing came of it in $patience s ($rel/console.$try)"
+	else
+		break
+	fi
+	say "vm: boot $try of at most 3: $why"
 done
 
 rm -rf "$run/tmp"
 [ ! -f "$run/out/.lab/dmesg" ] || mv "$run/out/.lab/dmesg" "$run/dmesg"
 [ -f "$run/dmesg" ] || cp "$run/console" "$run/dmesg"
+
+if [ -s "$run/out/.lab/coverage" ]; then
+	kept=$BUILD/coverage/$(hash_of "$BUILD/$kernel-coverage/usmbd.ko")
+	mkdir -p "$kept"
+	cp "$run/out/.lab/coverage" "$(mktemp "$kept/seen.XXXXXX")"
+fi
 
 bad=0
 if ! "$VM/guest/splats" <"$run/dmesg" >"$run/splats" || ! "$VM/guest/splats" <"$run/console" >>"$run/splats"; then

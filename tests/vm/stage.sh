@@ -7,6 +7,11 @@
 [ -f "$TOP/userlib/Cargo.toml" ] || die "this checkout has no userlib/Cargo.toml yet"
 stage=$BUILD/stage
 
+# It needs neither libc nor headers, so the environment's gcc is enough.
+build_compat32() {
+	in_buildenv gcc -m32 -O2 -Wall -Wextra -Werror -ffreestanding -fno-pie -no-pie -fno-stack-protector \
+		-static -nostdlib -o "$BUILD/compat32" tests/compat/compat32.c
+}
 
 build_release() {
 	"$VM/cargo.sh" build --quiet --release --workspace --bins --lib --examples
@@ -25,10 +30,15 @@ copy() {
 make_stage() {
 	local out=$BUILD/cargo/release
 	build_release
+	build_compat32
 	rm -rf "$stage.new"
-	copy lib "$out"/libusmbd.so "$out"/libusmbd_preload.so
-	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/examples/echo
+	copy lib "$out"/libusmbd_preload.so
+	"$VM/user.sh" "$TOP/userlib/link.sh" "$out/libusmbd.a" "$stage.new/lib"
+	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/usmbd-bench "$out"/usmbd-fuzz-device "$out"/examples/echo \
+		"$BUILD"/compat32
 	copy include "$TOP"/userlib/include/*.h
+	"$VM/user.sh" cc -std=gnu11 -O2 -Wall -Wextra -Werror -I "$stage.new/include" \
+		-o "$stage.new/bin/c-echo" "$TOP/tests/c/echo.c" -L "$stage.new/lib" -lusmbd
 	rm -rf "$stage"
 	mv "$stage.new" "$stage"
 }

@@ -128,6 +128,24 @@ pub struct SendOptions {
     pub invalidate: Option<Token>,
 }
 
+impl SendOptions {
+    /// Flags and body of a SEND_PDU.
+    fn to_record(self, connection: ConnectionId, payload_length: u32) -> (u16, command::SendPdu) {
+        let mut flags = quiet(self.quiet);
+        let mut invalidate_token = 0;
+        if let Some(Token(token)) = self.invalidate {
+            flags |= command::INVALIDATE;
+            invalidate_token = token;
+        }
+        let body = command::SendPdu {
+            connection: connection.number().into(),
+            payload_length: payload_length.into(),
+            invalidate_token: invalidate_token.into(),
+        };
+        (flags, body)
+    }
+}
+
 impl<'p> Batch<'p> {
     /// An empty batch.
     pub fn new() -> Self {
@@ -282,20 +300,37 @@ impl<'p> Batch<'p> {
             .ok()
             .filter(|length| *length <= command::MAX_PAYLOAD_LENGTH)
             .ok_or(Error::Refused("a message has at most 16 MiB"))?;
-        let mut flags = quiet(options.quiet);
-        let mut invalidate_token = 0;
-        if let Some(Token(token)) = options.invalidate {
-            flags |= command::INVALIDATE;
-            invalidate_token = token;
-        }
-        let body = command::SendPdu {
-            connection: connection.number().into(),
-            payload_length: payload_length.into(),
-            invalidate_token: invalidate_token.into(),
-        };
+        let (flags, body) = options.to_record(connection, payload_length);
         let record = self.encode("SEND_PDU", flags, user_data, body, payload_length)?;
         self.records.push_back(Record { payload, ..record });
         Ok(())
+    }
+
+    /// As [`send_with`](Self::send_with), for a message that stands in the area or in registered
+    /// memory: `ranges`, of which there are at most 64, one behind the other.
+    ///
+    /// They must stay as they are until [`PduSent`](crate::Event::PduSent).
+    pub fn send_ranges(
+        &mut self,
+        connection: ConnectionId,
+        user_data: u64,
+        options: SendOptions,
+        ranges: &[MemoryRange],
+    ) -> Result<()> {
+        if !(1..=usize::from(command::MAX_RANGES)).contains(&ranges.len()) {
+            return Err(Error::Refused("a message has 1 to 64 ranges"));
+        }
+        let length: u64 = ranges
+            .iter()
+            .map(|range| u64::from(range.length.get()))
+            .sum();
+        let payload_length = u32::try_from(length)
+            .ok()
+            .filter(|length| (1..=command::MAX_PAYLOAD_LENGTH).contains(length))
+            .ok_or(Error::Refused("a message has 1 byte to 16 MiB"))?;
+        let (flags, body) = options.to_record(connection, payload_length);
+        let flags = flags | command::RANGES;
+        self.push_with_tail("SEND_PDU", flags, user_data, body, ranges.as_bytes(), &[])
     }
 
     /// Reads the peer's memory (`descriptors`) into ours (`ranges`), as many bytes as the ranges
@@ -342,14 +377,8 @@ impl<'p> Batch<'p> {
         ranges: &[MemoryRange],
         descriptors: &[BufferDescriptorV1],
     ) -> Result<()> {
-        let (ranges, descriptors) = (ranges.as_bytes(), descriptors.as_bytes());
-        let tail = u32::try_from(ranges.len() + descriptors.len())
-            .map_err(|_| Error::Refused("too many ranges and descriptors"))?;
-        let mut record = self.encode(name, quiet(is_quiet), user_data, body, tail)?;
-        record.fixed.push(ranges);
-        record.fixed.push(descriptors);
-        self.records.push_back(record);
-        Ok(())
+        let lists = [ranges.as_bytes(), descriptors.as_bytes()].concat();
+        self.push_with_tail(name, quiet(is_quiet), user_data, body, &lists, &[])
     }
 
     /// Disconnects; messages not yet sent are dropped. Completed by
@@ -358,6 +387,27 @@ impl<'p> Batch<'p> {
         let connection = connection.number().into();
         let body = command::Disconnect { connection };
         self.push("DISCONNECT", 0, user_data, body)
+    }
+
+    /// A record with `list` and `payload` behind its body.
+    pub(crate) fn push_with_tail<B: Body>(
+        &mut self,
+        name: &'static str,
+        flags: u16,
+        user_data: u64,
+        body: B,
+        list: &[u8],
+        payload: &'p [u8],
+    ) -> Result<()> {
+        let tail = u32::try_from(list.len() + payload.len())
+            .map_err(|_| Error::Refused("a record that is too long"))?;
+        let mut record = self.encode(name, flags, user_data, body, tail)?;
+        record.fixed.push(list);
+        if !payload.is_empty() {
+            record.payload = Payload::One(payload);
+        }
+        self.records.push_back(record);
+        Ok(())
     }
 
     /// A record without tail that the caller has filled in; the driver checks it.

@@ -2,17 +2,14 @@
 
 //! The C API, declared in `include/usmbd.h`, which documents it.
 
-use crate::abi::command;
-use crate::abi::memory::{BufferDescriptorV1, MemoryRange, StatusPage as StatusRecord};
+mod commands;
+
+use crate::abi::memory::StatusPage as StatusRecord;
 use crate::abi::record::{BatchHeader, Header};
 use crate::abi::status::{Reason, Status};
-use crate::connection::{ConnectionId, Token};
 use crate::events::MemoryParameters;
-use crate::listener::{ListenerId, Ticket};
 use crate::sys::Mapping;
-use crate::{
-    Batch, Context, Device, Error, Features, Interest, Result, SendOptions, StatusPage, Wait,
-};
+use crate::{Batch, Context, Device, Error, Features, Interest, Result, StatusPage, Wait};
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
@@ -48,7 +45,7 @@ impl Handle {
         }
     }
 
-    fn submit(&self, fill: impl FnOnce(&mut Batch<'_>) -> Result<()>) -> Result<()> {
+    fn submit<'p>(&self, fill: impl FnOnce(&mut Batch<'p>) -> Result<()>) -> Result<()> {
         let mut batch = Batch::new();
         fill(&mut batch)?;
         self.context.submit_all(&mut batch)
@@ -219,192 +216,6 @@ pub extern "C" fn usmbd_hello(
         }
         Ok(())
     })
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_set_parameters(
-    usmbd: &mut Handle,
-    parameters: &command::SetParameters,
-) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.record("SET_PARAMETERS", 0, *parameters)))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_listen(
-    usmbd: &mut Handle,
-    listen: &command::Listen,
-    user_data: u64,
-) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.record("LISTEN", user_data, *listen)))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_close_listener(usmbd: &mut Handle, listener: u32, user_data: u64) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.close_listener(ListenerId::new(listener), user_data)))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_accept(usmbd: &mut Handle, ticket: &[u8; 16], user_data: u64) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.accept(Ticket::new(*ticket), user_data)))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_reject(usmbd: &mut Handle, ticket: &[u8; 16]) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.reject(Ticket::new(*ticket))))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_disconnect(usmbd: &mut Handle, connection: u64, user_data: u64) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.disconnect(ConnectionId::new(connection), user_data)))
-}
-
-/// See `usmbd.h`.
-#[no_mangle]
-pub extern "C" fn usmbd_nop(usmbd: &mut Handle, user_data: u64) -> c_int {
-    answer(|| usmbd.submit(|batch| batch.nop(user_data)))
-}
-
-/// See `usmbd.h`.
-///
-/// # Safety
-///
-/// `parts` must have `count` entries, each valid for reads.
-#[no_mangle]
-pub unsafe extern "C" fn usmbd_send(
-    usmbd: &mut Handle,
-    connection: u64,
-    user_data: u64,
-    flags: u16,
-    token: u32,
-    parts: *const libc::iovec,
-    count: usize,
-) -> c_int {
-    answer(|| {
-        if flags & !(command::QUIET | command::INVALIDATE) != 0 {
-            return Err(Error::Refused("a flag that SEND_PDU does not have"));
-        }
-        let invalidate = flags & command::INVALIDATE != 0;
-        if !invalidate && token != 0 {
-            return Err(Error::Refused("a token without the flag USMBD_INVALIDATE"));
-        }
-        // SAFETY: by the contract.
-        let parts: Vec<&[u8]> = unsafe { slice(parts, count) }
-            .iter()
-            .map(|part| {
-                // SAFETY: by the contract.
-                unsafe { slice(part.iov_base.cast_const().cast::<u8>(), part.iov_len) }
-            })
-            .collect();
-        let options = SendOptions {
-            quiet: flags & command::QUIET != 0,
-            invalidate: invalidate.then_some(Token(token)),
-        };
-        let mut batch = Batch::new();
-        batch.send_with(ConnectionId::new(connection), user_data, options, &parts)?;
-        usmbd.context.submit_all(&mut batch)
-    })
-}
-
-/// What both transfers have in common.
-///
-/// # Safety
-///
-/// `ranges` and `descriptors` must have as many entries as it says.
-unsafe fn transfer(
-    usmbd: &Handle,
-    connection: u64,
-    user_data: u64,
-    flags: u16,
-    ranges: (*const MemoryRange, usize),
-    descriptors: (*const BufferDescriptorV1, usize),
-    is_write: bool,
-) -> c_int {
-    answer(|| {
-        if flags & !command::QUIET != 0 {
-            return Err(Error::Refused("a flag that RDMA commands do not have"));
-        }
-        // SAFETY: by the contract.
-        let ranges = unsafe { slice(ranges.0, ranges.1) };
-        // SAFETY: by the contract.
-        let descriptors = unsafe { slice(descriptors.0, descriptors.1) };
-        let connection = ConnectionId::new(connection);
-        let quiet = flags & command::QUIET != 0;
-        usmbd.submit(|batch| {
-            if is_write {
-                batch.rdma_write(connection, user_data, quiet, ranges, descriptors)
-            } else {
-                batch.rdma_read(connection, user_data, quiet, ranges, descriptors)
-            }
-        })
-    })
-}
-
-/// See `usmbd.h`.
-///
-/// # Safety
-///
-/// `ranges` and `descriptors` must have as many entries as it says.
-#[no_mangle]
-pub unsafe extern "C" fn usmbd_rdma_read(
-    usmbd: &mut Handle,
-    connection: u64,
-    user_data: u64,
-    flags: u16,
-    ranges: *const MemoryRange,
-    range_count: usize,
-    descriptors: *const BufferDescriptorV1,
-    descriptor_count: usize,
-) -> c_int {
-    let (ranges, descriptors) = ((ranges, range_count), (descriptors, descriptor_count));
-    // SAFETY: by the contract.
-    unsafe {
-        transfer(
-            usmbd,
-            connection,
-            user_data,
-            flags,
-            ranges,
-            descriptors,
-            false,
-        )
-    }
-}
-
-/// See `usmbd.h`.
-///
-/// # Safety
-///
-/// `ranges` and `descriptors` must have as many entries as it says.
-#[no_mangle]
-pub unsafe extern "C" fn usmbd_rdma_write(
-    usmbd: &mut Handle,
-    connection: u64,
-    user_data: u64,
-    flags: u16,
-    ranges: *const MemoryRange,
-    range_count: usize,
-    descriptors: *const BufferDescriptorV1,
-    descriptor_count: usize,
-) -> c_int {
-    let (ranges, descriptors) = ((ranges, range_count), (descriptors, descriptor_count));
-    // SAFETY: by the contract.
-    unsafe {
-        transfer(
-            usmbd,
-            connection,
-            user_data,
-            flags,
-            ranges,
-            descriptors,
-            true,
-        )
-    }
 }
 
 /// See `usmbd.h`.

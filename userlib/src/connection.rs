@@ -5,7 +5,7 @@
 use crate::abi::command;
 use crate::abi::event;
 use crate::abi::memory::{BufferDescriptorV1, MemoryRange, Negotiated};
-use crate::abi::record;
+use crate::abi::record::{self, SocketAddress};
 use crate::{address, Batch, Context, Error, Failure, Result, SendOptions, Ticket, Wait};
 use std::net::SocketAddr;
 
@@ -89,7 +89,7 @@ impl Parameters {
     }
 }
 
-/// What is known of a connection once it was accepted.
+/// What is known of a connection once it was made or accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Established {
     /// What it runs on.
@@ -104,11 +104,25 @@ pub struct Established {
 
 impl Established {
     pub(crate) fn from_record(record: &event::Accepted) -> Self {
+        Self::new(
+            record.fabric.get(),
+            record.negotiated,
+            &record.local,
+            &record.peer,
+        )
+    }
+
+    pub(crate) fn new(
+        fabric: u32,
+        negotiated: Negotiated,
+        local: &SocketAddress,
+        peer: &SocketAddress,
+    ) -> Self {
         Self {
-            fabric: Fabric::from_number(record.fabric.get()),
-            negotiated: record.negotiated,
-            local: address::from_record(&record.local),
-            peer: address::from_record(&record.peer),
+            fabric: Fabric::from_number(fabric),
+            negotiated,
+            local: address::from_record(local),
+            peer: address::from_record(peer),
         }
     }
 }
@@ -170,6 +184,23 @@ impl<'c> Connection<'c> {
     ) -> Result<()> {
         self.one(wait, |batch| {
             batch.send_with(self.id, user_data, options, parts)
+        })
+    }
+
+    /// See [`Batch::send_ranges`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Connection`].
+    pub fn send_ranges(
+        &self,
+        user_data: u64,
+        options: SendOptions,
+        ranges: &[MemoryRange],
+        wait: Wait,
+    ) -> Result<()> {
+        self.one(wait, |batch| {
+            batch.send_ranges(self.id, user_data, options, ranges)
         })
     }
 

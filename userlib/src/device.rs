@@ -330,10 +330,10 @@ impl Context {
         Ok(MemoryParameters::from_record(&parameters))
     }
 
-    /// As [`one`](Self::one), and waits even if the descriptor is `O_NONBLOCK`.
-    pub(crate) fn answer<B: Body>(&self) -> Result<(Header, B)> {
+    /// As [`read`](Self::read), and waits even if the descriptor is `O_NONBLOCK`.
+    pub(crate) fn read_waiting(&self, buffer: &mut [u8]) -> Result<usize> {
         loop {
-            match self.one(Wait::Yes) {
+            match self.read(buffer, Wait::Yes) {
                 Err(Error::WouldBlock) => match self.poll(Interest::Readable, None) {
                     Err(error) if error.errno() != libc::EINTR => return Err(error),
                     _ => (),
@@ -343,9 +343,10 @@ impl Context {
         }
     }
 
-    /// Reads one event of a kind that has no tail. The buffer has room for exactly that, so no other
-    /// event can come with it and be lost.
-    pub(crate) fn one<B: Body>(&self, wait: Wait) -> Result<(Header, B)> {
+    /// Reads one event of a kind that has no tail, and waits for it even if the descriptor is
+    /// `O_NONBLOCK`. The buffer has room for exactly that, so no other event can come with it and
+    /// be lost.
+    pub(crate) fn answer<B: Body>(&self) -> Result<(Header, B)> {
         const PREFIX: usize = size_of::<BatchHeader>() + size_of::<Header>();
         const ROOM: usize = 256;
         let length = const {
@@ -354,7 +355,7 @@ impl Context {
         };
         let mut room = [0; ROOM];
         let buffer = &mut room[..length];
-        let count = self.read(buffer, wait)?;
+        let count = self.read_waiting(buffer)?;
         let record = buffer
             .get(size_of::<BatchHeader>()..count)
             .ok_or(Error::Malformed("a read shorter than its header"))?;

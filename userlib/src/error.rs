@@ -185,6 +185,9 @@ impl Failure {
             Some(Status::AddressNotAvailable) => libc::EADDRNOTAVAIL,
             Some(Status::NoMemory) => libc::ENOMEM,
             Some(Status::NotSupported) => libc::EOPNOTSUPP,
+            Some(Status::Refused) => libc::ECONNREFUSED,
+            Some(Status::Unreachable) => libc::EHOSTUNREACH,
+            Some(Status::Negotiation) => libc::EPROTO,
             _ => libc::EIO,
         }
     }

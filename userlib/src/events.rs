@@ -2,11 +2,14 @@
 
 //! Events on their way to the server.
 
-use crate::abi::event::{self, Event as Record};
+use crate::abi::event::{self, Counters, Event as Record};
 use crate::abi::record::{BatchHeader, Header};
 use crate::connection::{ConnectionId, Established, Token};
 use crate::listener::{ListenerId, Ready};
-use crate::{Context, EndReason, Error, Failure, Features, Result, Wait};
+use crate::registration::{MemoryHandle, Registered};
+use crate::routing::{Answered, Routed};
+use crate::statistics::ConnectionList;
+use crate::{connect, Context, EndReason, Error, Failure, Features, Result, Wait};
 use zerocopy::FromBytes;
 
 /// What happened. `user_data` is that of the command that the event completes.
@@ -34,6 +37,20 @@ pub enum Event<'a> {
         /// What may be mapped.
         parameters: MemoryParameters,
     },
+    /// Completes REGISTER_MEMORY.
+    MemoryRegistered {
+        /// Of the command.
+        user_data: u64,
+        /// What names it.
+        registered: Registered,
+    },
+    /// Completes UNREGISTER_MEMORY: the memory is the caller's alone again.
+    MemoryUnregistered {
+        /// Of the command.
+        user_data: u64,
+        /// Which; the number may be given out again.
+        handle: MemoryHandle,
+    },
     /// Completes LISTEN.
     Listening {
         /// Of the command.
@@ -48,8 +65,22 @@ pub enum Event<'a> {
         /// Which.
         listener: ListenerId,
     },
+    /// The RDMA devices of a listener: comes once after [`Listening`](Self::Listening), then
+    /// whenever one came or went.
+    ListenerChanged {
+        /// Which.
+        listener: ListenerId,
+        /// InfiniBand and RoCE devices that it serves now.
+        infiniband_devices: u16,
+        /// iWARP devices that it serves now.
+        iwarp_devices: u16,
+    },
     /// A connection waits to be accepted.
     ConnectionReady(Ready),
+    /// A connection that this context has claimed is its own now.
+    ConnectionRouted(Routed),
+    /// The driver answered the NEGOTIATE request before this event from a template.
+    NegotiateAnswered(Answered<'a>),
     /// Completes ACCEPT.
     Accepted {
         /// Of the command.
@@ -58,6 +89,13 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// If it failed, [`Disconnected`](Self::Disconnected) follows.
         outcome: std::result::Result<Established, Failure>,
+    },
+    /// Completes CONNECT.
+    Connected {
+        /// Of the command.
+        user_data: u64,
+        /// Which, and what is known of it; if it failed, there is none.
+        outcome: std::result::Result<(ConnectionId, Established), Failure>,
     },
     /// A message, or a piece of one, came.
     PduReceived(Piece<'a>),
@@ -92,6 +130,22 @@ pub enum Event<'a> {
     SendReady {
         /// Which.
         connection: ConnectionId,
+    },
+    /// Completes QUERY_STATISTICS.
+    Statistics {
+        /// Of the command.
+        user_data: u64,
+        /// Which; `None` for the whole context.
+        connection: Option<ConnectionId>,
+        /// What happened on it.
+        counters: Counters,
+    },
+    /// Completes LIST_CONNECTIONS.
+    Connections {
+        /// Of the command.
+        user_data: u64,
+        /// Some of the connections.
+        list: ConnectionList<'a>,
     },
 }
 
@@ -167,6 +221,14 @@ impl<'a> Event<'a> {
                 user_data,
                 parameters: MemoryParameters::from_record(&body),
             },
+            Record::MemoryRegistered(body, _) => Self::MemoryRegistered {
+                user_data,
+                registered: Registered::from_record(&body),
+            },
+            Record::MemoryUnregistered(body, _) => Self::MemoryUnregistered {
+                user_data,
+                handle: MemoryHandle::new(body.handle.get()),
+            },
             Record::Listening(body, _) => Self::Listening {
                 user_data,
                 outcome: Failure::check(body.status.get(), ListenerId(body.listener.get())),
@@ -175,11 +237,30 @@ impl<'a> Event<'a> {
                 user_data,
                 listener: ListenerId(body.listener.get()),
             },
+            Record::ListenerChanged(body, _) => Self::ListenerChanged {
+                listener: ListenerId(body.listener.get()),
+                infiniband_devices: body.infiniband_devices.get(),
+                iwarp_devices: body.iwarp_devices.get(),
+            },
             Record::ConnectionReady(body, _) => Self::ConnectionReady(Ready::from_record(&body)),
+            Record::ConnectionRouted(body, _) => Self::ConnectionRouted(Routed::from_record(&body)),
+            Record::NegotiateAnswered(body, tail) => {
+                Self::NegotiateAnswered(Answered::from_record(&body, tail)?)
+            }
             Record::Accepted(body, _) => Self::Accepted {
                 user_data,
                 connection: ConnectionId::new(body.connection.get()),
                 outcome: Failure::check(body.status.get(), Established::from_record(&body)),
+            },
+            Record::Connected(body, _) => Self::Connected {
+                user_data,
+                outcome: Failure::check(
+                    body.status.get(),
+                    (
+                        ConnectionId::new(body.connection.get()),
+                        connect::from_record(&body),
+                    ),
+                ),
             },
             Record::PduReceived(body, tail) => {
                 let payload = tail
@@ -215,6 +296,17 @@ impl<'a> Event<'a> {
             },
             Record::SendReady(body, _) => Self::SendReady {
                 connection: ConnectionId::new(body.connection.get()),
+            },
+            Record::Statistics(body, _) => Self::Statistics {
+                user_data,
+                connection: Some(body.connection.get())
+                    .filter(|number| *number != 0)
+                    .map(ConnectionId::new),
+                counters: body.counters,
+            },
+            Record::Connections(body, tail) => Self::Connections {
+                user_data,
+                list: ConnectionList::from_record(&body, tail)?,
             },
             Record::Unknown => return Ok(None),
         }))

@@ -59,6 +59,7 @@ mod address;
 mod batch;
 #[expect(unsafe_code, reason = "C has pointers")]
 pub mod capi;
+mod connect;
 mod connection;
 mod device;
 mod error;
@@ -66,15 +67,25 @@ mod events;
 mod listener;
 mod memory;
 mod message;
+#[expect(unsafe_code, reason = "the device writes memory that a caller names")]
+mod registration;
+mod routing;
+mod statistics;
 #[expect(unsafe_code, reason = "all system calls stand here")]
 mod sys;
 
+pub use abi::command::{Presumption, ANY_ID};
+pub use abi::event::Counters;
 pub use abi::memory::{BufferDescriptorV1, MemoryRange, Negotiated};
 pub use batch::{Batch, SendOptions, MAX_PARTS};
+pub use connect::ConnectOptions;
 pub use connection::{Connection, ConnectionId, Established, Fabric, Parameters, Token};
 pub use device::{Context, Device, Features, Interest, Readiness, Wait, DEVICE_PATH};
 pub use error::{EndReason, Error, Failure, Result};
 pub use events::{Event, EventBuffer, Events, MemoryParameters, Piece};
-pub use listener::{ListenOptions, Listener, ListenerId, Ready, Ticket};
+pub use listener::{ListenOptions, Listener, ListenerId, Mode, Ready, Ticket};
 pub use memory::{Area, Attached, ConnectionStatus, Lease, State, StatusPage, StatusSnapshot};
 pub use message::{Assembler, Message};
+pub use registration::{MemoryHandle, OwnMemory, Registered};
+pub use routing::{Answered, Claim, ClientGuid, Routed, SessionId, TemplateId, Unclaimed};
+pub use statistics::{ConnectionInfo, ConnectionList, Phase};

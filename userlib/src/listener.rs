@@ -4,9 +4,10 @@
 
 use crate::abi::command;
 use crate::abi::event;
-use crate::abi::record::SocketAddress;
+use crate::abi::record::{BatchHeader, Header, SocketAddress};
 use crate::connection::{ConnectionId, Fabric};
-use crate::{address, Batch, Context, Error, Failure, Result};
+use crate::routing::Unclaimed;
+use crate::{address, Batch, Context, Error, Event, Events, Failure, Result};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// A listener of a context; the number has a meaning only there.
@@ -48,7 +49,19 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
-/// Where and how to listen. The default is every address, port 445 (5445 on iWARP), backlog 64.
+/// How a listener hands over connections.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Mode {
+    /// By ticket, before their negotiation is answered.
+    #[default]
+    Ticket,
+    /// To the context that has claimed their client or session, which the driver learns from their
+    /// first SMB2 messages; those that nobody has claimed, by ticket.
+    Route,
+}
+
+/// Where and how to listen. The default is every address, port 445 (5445 on iWARP), by ticket,
+/// backlog 64.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ListenOptions {
     /// Address to listen on, `None` for all of both families. For a link-local address the scope
@@ -60,6 +73,8 @@ pub struct ListenOptions {
     pub port: u16,
     /// Port on iWARP; zero for 5445.
     pub iwarp_port: u16,
+    /// How connections are handed over.
+    pub mode: Mode,
     /// Connections that wait to be accepted at most, up to 4096; zero for 64.
     pub backlog: u16,
 }
@@ -92,14 +107,19 @@ impl ListenOptions {
         command::Listen {
             address,
             iwarp_port: self.iwarp_port.into(),
-            mode: command::MODE_TICKET.into(),
+            mode: match self.mode {
+                Mode::Ticket => command::MODE_TICKET,
+                Mode::Route => command::MODE_ROUTE,
+            }
+            .into(),
             backlog: self.backlog.into(),
             ..Default::default()
         }
     }
 }
 
-/// A peer has connected and sent a valid Negotiate Request. It gets its answer when it is accepted.
+/// A peer has connected and sent a valid Negotiate Request. It gets its answer when it is accepted,
+/// or has got it already from a listener in [`Mode::Route`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
     /// Whose.
@@ -114,6 +134,9 @@ pub struct Ready {
     pub local: Option<SocketAddr>,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
+    /// In [`Mode::Route`]: what its first messages say. They follow
+    /// [`Accepted`](crate::Event::Accepted).
+    pub unclaimed: Option<Unclaimed>,
 }
 
 impl Ready {
@@ -125,9 +148,14 @@ impl Ready {
             fabric: Fabric::from_number(record.fabric.get()),
             local: address::from_record(&record.local),
             peer: address::from_record(&record.peer),
+            unclaimed: Unclaimed::from_record(record),
         }
     }
 }
+
+/// Bytes of one read() that returns one CONNECTION_READY.
+const READY_ROOM: usize =
+    size_of::<BatchHeader>() + size_of::<Header>() + size_of::<event::ConnectionReady>();
 
 /// A listener that is alone in its context: the simple way to listen.
 ///
@@ -177,8 +205,17 @@ impl Listener {
     ///
     /// [`Error::WouldBlock`] if the descriptor is `O_NONBLOCK` and none is there.
     pub fn next(&self, wait: crate::Wait) -> Result<Ready> {
-        self.context
-            .one::<event::ConnectionReady>(wait)
-            .map(|(_, ready)| Ready::from_record(&ready))
+        loop {
+            // Room for this event and nothing besides, which would be lost.
+            let mut room = [0; READY_ROOM];
+            let length = self.context.read(&mut room, wait)?;
+            for event in Events::parse(&room[..length])? {
+                match event {
+                    Event::ConnectionReady(ready) => return Ok(ready),
+                    Event::ListenerChanged { .. } => (),
+                    _ => return Err(Error::Malformed("an event that no listener has")),
+                }
+            }
+        }
     }
 }

@@ -193,7 +193,7 @@ pub(crate) fn poll(
     }
 }
 
-/// A shared mapping of the device.
+/// A mapping of the device, or of memory for it.
 ///
 /// # Invariants
 ///
@@ -224,6 +224,27 @@ impl Mapping {
                 offset,
             )
         };
+        Self::of(start, length)
+    }
+
+    /// Zeroed memory of this process alone.
+    pub(crate) fn anonymous(length: usize) -> Result<Self> {
+        // SAFETY: a null address makes a new mapping, so none is replaced.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        Self::of(start, length)
+    }
+
+    /// Owns what mmap() returned for `length` bytes.
+    fn of(start: *mut libc::c_void, length: usize) -> Result<Self> {
         if start == libc::MAP_FAILED {
             return Err(Error::last_os_error());
         }
@@ -261,7 +282,8 @@ impl Mapping {
 
     pub(crate) fn copy_in(&self, offset: usize, from: &[u8]) {
         let to = self.pointer(offset, from.len());
-        // SAFETY: as in `copy_out`; only the area, which is mapped for writing, is written.
+        // SAFETY: as in `copy_out`; only the area and memory of our own are written, which are
+        // mapped for writing.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
     }
 

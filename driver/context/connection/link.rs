@@ -5,12 +5,14 @@
 
 use super::Connection;
 use crate::compat;
+use crate::memory::PAGES;
 use crate::verbs::{
-    Capacity as QueuePairCapacity, Chain, CompletionQueue, ConnParam, Device, Id, Incoming,
-    QueuePair, Receive, WorkCompletion,
+    Capacity as QueuePairCapacity, Chain, CmOwner, CompletionQueue, ConnParam, Device, Id,
+    Incoming, QueuePair, Receive, WorkCompletion,
 };
+use core::mem::MaybeUninit;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, UniqueArc};
 use usmbd_engine::Parameters;
 
 /// Completions that end a drain: one of each queue.
@@ -23,8 +25,10 @@ const SEND_SLOTS: u16 = 64;
 const RDMA_SLOTS: u16 = 32;
 /// Receives beyond ReceiveCreditMax, for the engine's last-credit rule.
 pub(super) const SPARE_RECEIVES: u16 = 1;
-/// Scatter/gather entries of an RDMA work request.
-const SEND_SGE: u32 = 4;
+/// Scatter/gather entries of a work request of the send queue, at most.
+pub(super) const SEND_SGE: usize = 4;
+/// Of these, what a PDU takes whose message stands in ranges: one for its header, and one more.
+const LEAST_SGE: u32 = 2;
 
 /// Room in the queues of a connection.
 #[derive(Clone, Copy)]
@@ -40,20 +44,28 @@ impl Capacity {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` if the device's queues are too small for any use.
+    /// `EOPNOTSUPP` if the device's queues, work requests or memory regions are too small for any
+    /// use.
     pub(super) fn for_device(device: &Device, parameters: &Parameters) -> Result<Self> {
         let limits = device.limits();
         let capacity = Self {
             receives: parameters.receive_credit_max.saturating_add(SPARE_RECEIVES),
             sends: SEND_SLOTS,
             rdma: RDMA_SLOTS,
-            send_sge: SEND_SGE.min(limits.max_send_sge),
+            send_sge: limits.max_send_sge.min(u32::try_from(SEND_SGE)?),
         };
+        // Work requests that register a buffer, which have to fit in the slots with one behind them.
+        let region = device.region_pages(PAGES);
+        let regions = PAGES
+            .checked_next_multiple_of(region)
+            .and_then(|pages| pages.checked_div(region))
+            .ok_or(EINVAL)?;
         // One more for the drain on each queue.
         if capacity.send_queue() >= limits.max_qp_wr
             || capacity.receive_queue() >= limits.max_qp_wr
             || capacity.completions() > limits.max_cqe
-            || capacity.send_sge == 0
+            || capacity.send_sge < LEAST_SGE
+            || regions >= capacity.rdma.into()
         {
             return Err(compat::EOPNOTSUPP);
         }
@@ -126,6 +138,25 @@ pub(crate) struct Link {
     id: Id<Connection>,
 }
 
+/// A link whose id is not the connection's yet.
+pub(super) struct Unjoined {
+    queue_pair: QueuePair,
+    completions: CompletionQueue,
+    place: UniqueArc<MaybeUninit<Link>>,
+}
+
+impl Unjoined {
+    /// `id` is the one that it was made on.
+    pub(super) fn join(self, id: Id<Connection>) -> Arc<Link> {
+        let link = Link {
+            queue_pair: self.queue_pair,
+            completions: self.completions,
+            id,
+        };
+        self.place.write(link).into()
+    }
+}
+
 impl Link {
     /// Makes the queues, posts the receive for the Negotiate Request, and accepts.
     ///
@@ -133,28 +164,30 @@ impl Link {
     ///
     /// As the device and the CM say; then nothing is left, and the CM handler has to return the
     /// error.
-    pub(super) fn establish(
+    pub(super) fn accept(
         connection: &Arc<Connection>,
         incoming: Incoming<'_>,
         capacity: &Capacity,
         param: &ConnParam<'_>,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         // Dropped on an error, the id is left to the core, which destroys it.
         let id = incoming.adopt(connection.clone())?;
-        let (queue_pair, completions) = Self::make(connection, &id, capacity, param)?;
-        Ok(Self {
-            queue_pair,
-            completions,
-            id,
-        })
+        let link = Self::prepare(connection, &id, capacity)?;
+        id.accept(param)?;
+        Ok(link.join(id))
     }
 
-    fn make(
+    /// Makes the queues and posts the receive for the peer's Negotiate PDU.
+    ///
+    /// # Errors
+    ///
+    /// As the device says.
+    pub(super) fn prepare<T: CmOwner>(
         connection: &Arc<Connection>,
-        id: &Id<Connection>,
+        id: &Id<T>,
         capacity: &Capacity,
-        param: &ConnParam<'_>,
-    ) -> Result<(QueuePair, CompletionQueue)> {
+    ) -> Result<Unjoined> {
+        let place = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let device = connection.device();
         let completions =
             CompletionQueue::create(device, capacity.completions(), connection.clone())?;
@@ -169,15 +202,27 @@ impl Link {
                 recv_sge: 1,
             },
         )?;
-        // Before the accept: the peer may send as soon as it has our answer, and there are no
-        // retries for want of a receive.
+        // Before we connect or accept: the peer may send as soon as it has our answer, and there
+        // are no retries for want of a receive.
         let handshake = connection.state.lock().receives.handshake_receive();
         queue_pair
             .post_receives(&[handshake.ok_or(EINVAL)?])
             .map_err(|failure| failure.error)?;
         completions.arm();
-        id.accept(param)?;
-        Ok((queue_pair, completions))
+        Ok(Unjoined {
+            queue_pair,
+            completions,
+            place,
+        })
+    }
+
+    /// Connects; in the id's handler.
+    ///
+    /// # Errors
+    ///
+    /// As the CM says.
+    pub(super) fn connect(&self, param: &ConnParam<'_>) -> Result {
+        self.id.connect(param)
     }
 
     pub(super) fn poll(&self, out: &mut [WorkCompletion]) -> usize {

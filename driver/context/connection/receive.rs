@@ -6,7 +6,7 @@
 //! again and its credit granted. So a connection's memory is its posted receives, and a reader that
 //! stops costs the peer its credits.
 
-use super::{Connection, Event, Later, Phase, Reason, State, Time, STATISTICS};
+use super::{Connection, Event, Later, Phase, Reason, State, Time};
 use crate::context::connection::link::WorkRequestId;
 use crate::context::timer;
 use crate::trace;
@@ -33,6 +33,30 @@ pub(crate) struct ReceiveMemory {
 }
 
 impl ReceiveMemory {
+    /// Room for the memory of `count` receives of `size` bytes each.
+    fn with_capacity(count: u16, size: usize) -> Result<Self> {
+        let per_chunk = PAGE_SIZE
+            .checked_div(size)
+            .filter(|n| *n > 0)
+            .ok_or(EINVAL)?;
+        let mut memory = Self {
+            chunks: KVec::new(),
+            per_chunk,
+            size,
+        };
+        let needed = memory.chunks_for(count)?;
+        memory.chunks.reserve(needed, GFP_KERNEL_ACCOUNT)?;
+        Ok(memory)
+    }
+
+    /// Chunks in which `count` receives stand.
+    fn chunks_for(&self, count: u16) -> Result<usize> {
+        usize::from(count)
+            .checked_next_multiple_of(self.per_chunk)
+            .and_then(|receives| receives.checked_div(self.per_chunk))
+            .ok_or(EINVAL)
+    }
+
     fn place(&self, index: u16) -> Option<(usize, usize)> {
         let chunk = usize::from(index).checked_div(self.per_chunk)?;
         let within = usize::from(index).checked_rem(self.per_chunk)?;
@@ -56,6 +80,7 @@ impl ReceiveMemory {
 
 /// Memory of a connection's receives, as the device sees it.
 pub(super) struct ReceiveBuffers {
+    /// From the last one to the first, so that what comes in front is pushed.
     chunks: KVec<SharedBuffer>,
     memory: Arc<ReceiveMemory>,
     count: u16,
@@ -68,24 +93,41 @@ impl ReceiveBuffers {
     ///
     /// `ENOMEM`; `EINVAL` for a size that no chunk holds.
     pub(super) fn new(device: &Arc<Device>, count: u16, size: u32) -> Result<Self> {
-        let size = size as usize;
-        let per_chunk = PAGE_SIZE
-            .checked_div(size)
-            .filter(|n| *n > 0)
-            .ok_or(EINVAL)?;
-        let needed = usize::from(count).div_ceil(per_chunk);
+        let memory = ReceiveMemory::with_capacity(count, size as usize)?;
+        Self::complete(device, count, memory)
+    }
+
+    /// Memory for `count` receives, of which the first are those of `old`, from which
+    /// [`Self::take_over`] takes the mappings; the other ones are new.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn larger(
+        device: &Arc<Device>,
+        count: u16,
+        old: &Arc<ReceiveMemory>,
+    ) -> Result<Self> {
+        let mut memory = ReceiveMemory::with_capacity(count, old.size)?;
+        for chunk in &old.chunks {
+            memory.chunks.push(chunk.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        Self::complete(device, count, memory)
+    }
+
+    /// Adds the chunks that `memory` still lacks.
+    fn complete(device: &Arc<Device>, count: u16, mut memory: ReceiveMemory) -> Result<Self> {
+        let needed = memory.chunks_for(count)?;
         let mut chunks = KVec::with_capacity(needed, GFP_KERNEL_ACCOUNT)?;
-        let mut memory = KVec::with_capacity(needed, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..needed {
+        for _ in memory.chunks.len()..needed {
             let chunk = SharedBuffer::allocate(device, PAGE_SIZE)?;
-            memory.push(chunk.memory().clone(), GFP_KERNEL_ACCOUNT)?;
             chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
         }
-        let memory = ReceiveMemory {
-            chunks: memory,
-            per_chunk,
-            size,
-        };
+        for chunk in chunks.iter().rev() {
+            memory
+                .chunks
+                .push(chunk.memory().clone(), GFP_KERNEL_ACCOUNT)?;
+        }
         Ok(Self {
             chunks,
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
@@ -93,9 +135,20 @@ impl ReceiveBuffers {
         })
     }
 
+    /// Puts the mappings of the first receives before the new ones'; neither moves. Needs no
+    /// memory.
+    fn take_over(&mut self, old: Self) {
+        for chunk in old.chunks {
+            // There is room for all of them, see `complete`.
+            let _ = self.chunks.push_within_capacity(chunk);
+        }
+    }
+
     fn place(&self, index: u16) -> Option<(&SharedBuffer, usize)> {
         let (chunk, start) = self.memory.place(index)?;
-        Some((self.chunks.get(chunk)?, start))
+        let behind = chunk.checked_add(1)?;
+        let at = self.chunks.len().checked_sub(behind)?;
+        Some((self.chunks.get(at)?, start))
     }
 
     /// The work request that posts receive `index`.
@@ -124,7 +177,7 @@ pub(super) struct Receives {
     /// Gone when nothing is posted any more.
     buffers: Option<ReceiveBuffers>,
     /// Stays for those who read what came before the end.
-    memory: Option<Arc<ReceiveMemory>>,
+    pub(super) memory: Option<Arc<ReceiveMemory>>,
     /// Receives that the queue pair takes.
     capacity: u16,
     /// Index of the first receive that was never posted.
@@ -172,6 +225,19 @@ impl Receives {
         self.buffers = Some(buffers);
     }
 
+    /// From now on there are more: see [`ReceiveBuffers::larger`].
+    pub(super) fn grow(&mut self, mut larger: ReceiveBuffers) {
+        if let Some(old) = self.buffers.take() {
+            larger.take_over(old);
+        }
+        self.set_buffers(larger);
+    }
+
+    /// Receives that there is memory for.
+    pub(super) fn count(&self) -> u16 {
+        self.buffers.as_ref().map_or(0, |buffers| buffers.count)
+    }
+
     /// Bytes of memory.
     pub(super) fn memory(&self) -> usize {
         let handshake = if self.handshake.is_some() {
@@ -215,7 +281,7 @@ impl Connection {
             .as_slice()
             .get(..completion.byte_len as usize)
             .unwrap_or_default();
-        STATISTICS.pdus_received.add(1);
+        state.counters.pdus_received(1);
         state.engine.handle_receive(pdu, None, now);
     }
 
@@ -238,7 +304,7 @@ impl Connection {
         let pdu = memory
             .bytes(index, 0, completion.byte_len)
             .unwrap_or_default();
-        STATISTICS.pdus_received.add(1);
+        state.counters.pdus_received(1);
         let received = state
             .engine
             .handle_receive(pdu, completion.invalidated, now);
@@ -256,16 +322,23 @@ impl Connection {
         );
         match received {
             Received::Piece(piece) if state.phase == Phase::Serving => {
-                STATISTICS
-                    .message_bytes_received
-                    .add(i64::from(piece.payload_length));
-                STATISTICS.messages_received.add(i64::from(piece.last));
+                state.counters.message_bytes_received(piece.payload_length);
+                state.counters.messages_received(piece.last.into());
                 let event = Event::Piece {
                     connection: self.clone(),
                     receive: index,
                     piece,
                 };
                 state.post(event, later);
+            }
+            Received::Piece(piece) if state.phase == Phase::Routing => {
+                state.counters.message_bytes_received(piece.payload_length);
+                state.counters.messages_received(piece.last.into());
+                self.arrived_for_routing(state, index, piece, now, later);
+            }
+            Received::Piece(_) if state.phase == Phase::Offered => {
+                // Until somebody is there to answer, there is nothing more to say.
+                state.stop(Reason::NotRoutable, now);
             }
             // Nobody reads any more.
             Received::Piece(_) | Received::Repost => state.post_receives_again(&[index], now),

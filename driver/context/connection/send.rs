@@ -6,136 +6,32 @@
 //! follow on the wire), and RDMA reads, for which nothing waits. What is posted stands in one ring
 //! in the order of the send queue; a completion retires everything up to its own entry.
 
-use super::link::{Capacity, WorkRequestId};
+use super::link::{Capacity, WorkRequestId, SEND_SGE};
+use super::outgoing::Outgoing;
+use super::ranges::{Progress, Registration};
 use super::transfer::Transfer;
-use super::{transfer, Connection, Event, Later, Phase, Reason, State, Status, Time, STATISTICS};
+use super::{Connection, Event, Later, Phase, Reason, State, Status, Time};
 use crate::context::event_queue::SlotOf;
 use crate::context::ring::Ring;
 use crate::trace;
 use crate::verbs::{Chain, Device, Direction, DmaBuffer, Sge, WorkStatus};
-use kernel::iov::IovIterSource;
-use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_engine as engine;
 use usmbd_engine::{Action, Outlook, Transmit};
 
-/// Bytes of messages that wait or are posted, for one connection; one message may always wait,
-/// however long it is.
+/// Bytes of copied messages that wait or are posted, for one connection; one message may always
+/// wait, however long it is.
 const QUEUE_BYTES: usize = 1 << 20;
 /// Messages and RDMA writes that wait, for one connection.
 const QUEUE_LENGTH: usize = 256;
 /// Work requests of one chain, thus of one doorbell.
 const CHAIN_LENGTH: usize = 32;
-/// Header of a PDU with data: DataOffset is a multiple of 8 ([MS-SMBD] 2.2.3).
-const DATA_HEADER: usize = 24;
-/// Longest header of a PDU without data: the Negotiate Response.
-const CONTROL_HEADER: usize = 32;
+/// Longest header of a PDU: the Negotiate Response.
+const LONGEST_HEADER: usize = 32;
 /// Work requests after which one asks for a completion even inside a chain, so that slots come back
 /// while the rest of it is on its way. The last of a chain always does.
 const SIGNAL_EVERY: u16 = 16;
-
-/// A message in the buffers from which it is sent: segment by segment as the PDUs will be, each
-/// with room for its header, none across two chunks.
-pub(crate) struct Outgoing {
-    user_data: u64,
-    quiet: bool,
-    invalidate: Option<u32>,
-    length: u32,
-    /// Payload of one segment, save the last.
-    payload: usize,
-    per_chunk: usize,
-    chunks: KVec<DmaBuffer>,
-}
-
-/// What SEND_PDU says, besides the payload.
-pub(crate) struct SendRequest {
-    pub(crate) user_data: u64,
-    pub(crate) quiet: bool,
-    pub(crate) invalidate: Option<u32>,
-    pub(crate) length: u32,
-}
-
-impl Outgoing {
-    /// Copies a message from the caller, once, into buffers for PDUs of `max_send_size` bytes.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT` if the caller's memory ends early, `ENOMEM`.
-    pub(super) fn copy_from(
-        request: &SendRequest,
-        max_send_size: u32,
-        device: &Arc<Device>,
-        source: &mut IovIterSource<'_>,
-    ) -> Result<KBox<Self>> {
-        let segment = max_send_size as usize;
-        let payload = segment
-            .checked_sub(DATA_HEADER)
-            .filter(|n| *n > 0)
-            .ok_or(EINVAL)?;
-        let per_chunk = PAGE_SIZE
-            .checked_div(segment)
-            .filter(|n| *n > 0)
-            .ok_or(EINVAL)?;
-        let mut left = request.length as usize;
-        let segments = left.div_ceil(payload);
-        let mut chunks = KVec::with_capacity(segments.div_ceil(per_chunk), GFP_KERNEL_ACCOUNT)?;
-        while left > 0 {
-            let here = left.div_ceil(payload).min(per_chunk);
-            // The last segment of a chunk may be short; a small message takes little memory.
-            let last = left
-                .saturating_sub(payload.saturating_mul(here.saturating_sub(1)))
-                .min(payload);
-            let bytes = segment
-                .saturating_mul(here.saturating_sub(1))
-                .saturating_add(DATA_HEADER)
-                .saturating_add(last);
-            let mut chunk = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
-            for part in chunk.as_mut_slice().chunks_mut(segment) {
-                let Some(place) = part.get_mut(DATA_HEADER..) else {
-                    continue;
-                };
-                if source.copy_from_iter(place) != place.len() {
-                    return Err(EFAULT);
-                }
-                left = left.saturating_sub(place.len());
-            }
-            chunk.sync_for_device(bytes);
-            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(KBox::new(
-            Self {
-                user_data: request.user_data,
-                quiet: request.quiet,
-                invalidate: request.invalidate,
-                length: request.length,
-                payload,
-                per_chunk,
-                chunks,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)
-    }
-
-    /// Writes a PDU's header before its payload, and says where both stand.
-    fn segment(&mut self, transmit: &Transmit) -> Option<Sge> {
-        let number = (transmit.payload_offset as usize).checked_div(self.payload)?;
-        let chunk = self.chunks.get_mut(number.checked_div(self.per_chunk)?)?;
-        let within = number.checked_rem(self.per_chunk)?;
-        let start = within.checked_mul(self.payload.checked_add(DATA_HEADER)?)?;
-        let header = transmit.header.get(..DATA_HEADER)?;
-        chunk
-            .as_mut_slice()
-            .get_mut(start..start.checked_add(DATA_HEADER)?)?
-            .copy_from_slice(header);
-        chunk.sync_for_device(start.saturating_add(DATA_HEADER));
-        Some(Sge {
-            address: chunk.address().checked_add(start as u64)?,
-            length: transmit.payload_length.checked_add(DATA_HEADER as u32)?,
-            lkey: chunk.lkey(),
-        })
-    }
-}
 
 /// What waits in order.
 pub(super) enum Item {
@@ -154,14 +50,14 @@ pub(super) enum Posted {
     /// The last part of a transfer.
     Transfer(KBox<Transfer>),
     /// A registration of a buffer of the area.
-    Registration(transfer::Registration),
+    Registration(Registration),
 }
 
 /// See the module's documentation.
 pub(super) struct SendQueue {
     pub(super) ordered: Ring<Item>,
     pub(super) reads: Ring<KBox<Transfer>>,
-    /// Bytes of messages that wait or are posted.
+    /// Bytes of copied messages that wait or are posted.
     bytes: usize,
     posted: Ring<Posted>,
     /// Number of the oldest posted work request, and of the next one.
@@ -169,8 +65,11 @@ pub(super) struct SendQueue {
     next: u64,
     pub(super) chain: Chain,
     max_sge: usize,
-    /// Headers of PDUs without data, one for each entry of `posted`.
-    headers: DmaBuffer,
+    /// Entries for the payload of a PDU whose message stands in ranges.
+    payload_sge: usize,
+    /// Headers that do not stand before their payload, one for each entry of `posted`. Gone when
+    /// nothing is posted any more.
+    headers: Option<DmaBuffer>,
     send_slots: u16,
     pub(super) rdma_slots: u16,
     /// Work requests since the last one that asked for a completion.
@@ -185,6 +84,7 @@ impl SendQueue {
     /// `ENOMEM`.
     pub(super) fn new(device: &Arc<Device>, capacity: &Capacity) -> Result<Self> {
         let entries = capacity.send_queue() as usize;
+        let max_sge = capacity.send_sge as usize;
         Ok(Self {
             ordered: Ring::with_capacity(QUEUE_LENGTH)?,
             reads: Ring::with_capacity(QUEUE_LENGTH)?,
@@ -192,13 +92,15 @@ impl SendQueue {
             posted: Ring::with_capacity(entries)?,
             oldest: 0,
             next: 0,
-            chain: Chain::new(CHAIN_LENGTH, capacity.send_sge as usize)?,
-            max_sge: capacity.send_sge as usize,
-            headers: DmaBuffer::allocate(
+            chain: Chain::new(CHAIN_LENGTH, max_sge)?,
+            max_sge,
+            // The header takes one, of memory that needs no region.
+            payload_sge: device.max_rdma_sge(true).min(max_sge.saturating_sub(1)),
+            headers: Some(DmaBuffer::allocate(
                 device,
-                entries.saturating_mul(CONTROL_HEADER),
+                entries.saturating_mul(LONGEST_HEADER),
                 Direction::ToDevice,
-            )?,
+            )?),
             send_slots: capacity.sends,
             rdma_slots: capacity.rdma,
             unsignalled: 0,
@@ -206,23 +108,29 @@ impl SendQueue {
         })
     }
 
+    /// Nothing is posted any more: gives the mapping up, to be dropped. The device may go then,
+    /// while an event that nobody reads still holds the connection.
+    pub(super) fn retire(&mut self) -> Option<DmaBuffer> {
+        self.headers.take()
+    }
+
     /// Whether nothing waits and nothing is posted.
     pub(super) fn is_idle(&self) -> bool {
         self.ordered.is_empty() && self.reads.is_empty() && self.posted.is_empty()
     }
 
-    /// Whether a message of `length` bytes may be queued.
-    pub(super) fn has_room(&self, length: u32) -> bool {
-        let wanted = self.bytes.saturating_add(length as usize);
+    /// Whether a message of which `copied` bytes are copied may be queued.
+    pub(super) fn has_room(&self, copied: usize) -> bool {
+        let wanted = self.bytes.saturating_add(copied);
         !self.ordered.is_full() && (self.bytes == 0 || wanted <= QUEUE_BYTES)
     }
 
     /// Queues a message; [`Self::has_room`] said yes.
     pub(super) fn queue(&mut self, message: KBox<Outgoing>) -> Result<(), KBox<Outgoing>> {
-        let length = message.length as usize;
+        let copied = message.copied();
         match self.ordered.push(Item::Message(message)) {
             Ok(()) => {
-                self.bytes = self.bytes.saturating_add(length);
+                self.bytes = self.bytes.saturating_add(copied);
                 Ok(())
             }
             Err(Item::Message(message)) => Err(message),
@@ -232,11 +140,12 @@ impl SendQueue {
 
     /// Bytes of memory that an idle connection has here.
     pub(super) fn memory(&self) -> usize {
-        let rings = self.ordered.capacity() * size_of::<Option<Item>>()
-            + self.reads.capacity() * size_of::<Option<KBox<Transfer>>>()
-            + self.posted.capacity() * size_of::<Option<Posted>>();
-        rings
-            .saturating_add(self.headers.as_slice().len())
+        let headers = self.headers.as_ref().map_or(0, DmaBuffer::len);
+        self.ordered
+            .memory()
+            .saturating_add(self.reads.memory())
+            .saturating_add(self.posted.memory())
+            .saturating_add(headers)
             .saturating_add(self.chain.memory())
     }
 
@@ -284,20 +193,21 @@ impl SendQueue {
     /// user can bring about.
     fn push_pdu(&mut self, transmit: &Transmit) -> bool {
         let ends = transmit.ends_message;
-        let (sge, awaited) = if transmit.payload_length > 0 {
-            match self.ordered.front_mut() {
-                Some(Item::Message(message)) => (message.segment(transmit), ends && !message.quiet),
-                _ => (None, false),
-            }
+        let mut sges = [Sge::default(); SEND_SGE];
+        let (filled, awaited) = if transmit.payload_length > 0 {
+            let awaited = ends && !self.head_is_quiet();
+            (self.payload(transmit, &mut sges), awaited)
         } else {
             // Few and far between; their completions are what a failure response waits for.
-            (self.control(transmit), true)
+            (self.header(transmit, &mut sges), true)
         };
-        let Some(sge) = sge else { return false };
+        let Some(sges) = filled.and_then(|count| sges.get(..count)) else {
+            return false;
+        };
         let (wr_id, signalled) = self.number(awaited);
         if self
             .chain
-            .push_send(wr_id, &[sge], signalled, transmit.invalidate)
+            .push_send(wr_id, sges, signalled, transmit.invalidate)
             .is_err()
         {
             return false;
@@ -310,21 +220,51 @@ impl SendQueue {
         self.remember(posted).is_ok()
     }
 
-    /// Writes the header of a PDU without data into the place of its entry.
-    fn control(&mut self, transmit: &Transmit) -> Option<Sge> {
+    /// Whether nobody awaits the event of the message at the head of the ordered queue.
+    fn head_is_quiet(&self) -> bool {
+        match self.ordered.front() {
+            Some(Item::Message(message)) => message.command().is_none_or(|(_, quiet)| quiet),
+            _ => false,
+        }
+    }
+
+    /// Where a PDU with data stands: entries filled.
+    fn payload(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
+        let apart = matches!(
+            self.ordered.front(),
+            Some(Item::Message(message)) if message.has_ranges()
+        );
+        let headers = if apart {
+            self.header(transmit, sges)?
+        } else {
+            0
+        };
+        let Some(Item::Message(message)) = self.ordered.front_mut() else {
+            return None;
+        };
+        let most = self.payload_sge.max(1);
+        let places = sges.get_mut(headers..)?;
+        let places = places.get_mut(..most.min(places.len()))?;
+        Some(headers.saturating_add(message.fill(transmit, places)?))
+    }
+
+    /// Writes a PDU's header into the place of its entry: entries filled.
+    fn header(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
         let length = transmit.header_length as usize;
         let entry = (self.next % self.posted.capacity().max(1) as u64) as usize;
-        let start = entry.checked_mul(CONTROL_HEADER)?;
-        self.headers
+        let start = entry.checked_mul(LONGEST_HEADER)?;
+        let headers = self.headers.as_mut()?;
+        headers
             .as_mut_slice()
             .get_mut(start..start.checked_add(length)?)?
             .copy_from_slice(transmit.header.get(..length)?);
-        self.headers.sync_for_device(start.saturating_add(length));
-        Some(Sge {
-            address: self.headers.address().checked_add(start as u64)?,
+        headers.sync_for_device(start.saturating_add(length));
+        *sges.first_mut()? = Sge {
+            address: headers.address().checked_add(start as u64)?,
             length: transmit.header_length,
-            lkey: self.headers.lkey(),
-        })
+            lkey: headers.lkey(),
+        };
+        Some(1)
     }
 }
 
@@ -362,20 +302,20 @@ impl Connection {
     fn fill_chain(self: &Arc<Self>, state: &mut State, now: Time, later: &mut Later) {
         self.push_reads(state, later);
         while state.send.can_post() {
+            // What is behind a head that waits, waits too; credits and keepalives do not.
             let head = match state.send.ordered.front() {
                 Some(Item::Write(_)) => {
                     if self.push_write(state, later) {
                         continue;
                     }
-                    // What is behind it waits for it; credits and keepalives do not.
                     None
                 }
-                Some(Item::Message(message)) => Some(engine::Message {
-                    length: message.length,
-                    invalidate: message.invalidate,
-                }),
+                Some(Item::Message(_)) => self.next_message(state),
                 None => None,
             };
+            if !state.send.can_post() {
+                return;
+            }
             let outlook = Outlook {
                 head,
                 send_slot: state.send.send_slots > 0,
@@ -383,7 +323,7 @@ impl Connection {
             match state.engine.poll_action(&outlook) {
                 Some(Action::PostReceives { count, .. }) => state.post_receives(count, now),
                 Some(Action::Transmit(transmit)) => {
-                    STATISTICS.pdus_sent.add(1);
+                    state.counters.pdus_sent(1);
                     trace::pdu(
                         self.number,
                         true,
@@ -403,6 +343,32 @@ impl Connection {
                 }
                 // The caller sees the engine's end.
                 Some(Action::Disconnect(_)) | None => return,
+            }
+        }
+    }
+
+    /// The message at the head of the ordered queue, for the engine; none if it has to wait. Its
+    /// ranges are registered, in front of it if need be.
+    fn next_message(&self, state: &mut State) -> Option<engine::Message> {
+        let entries = state.send.payload_sge;
+        match state.send.ordered.front()? {
+            Item::Message(message) if message.is_registered() => {
+                return message.for_engine(entries)
+            }
+            _ => {}
+        }
+        let Some(Item::Message(mut message)) = state.send.ordered.pop() else {
+            return None;
+        };
+        let progress = message.register(self.number, &mut state.send);
+        let next = message.for_engine(entries);
+        // It came from the front just now, so there is room.
+        let _ = state.send.ordered.push_front(Item::Message(message));
+        match progress {
+            Progress::Posted => next,
+            progress => {
+                self.hold(state, progress);
+                None
             }
         }
     }
@@ -465,7 +431,7 @@ impl Connection {
                 if success {
                     state.engine.handle_sent(now);
                 }
-                self.end_message(state, &message, success, later);
+                self.end_message(state, message, success, later);
             }
             Posted::Part => state.send.rdma_slots = state.send.rdma_slots.saturating_add(1),
             Posted::Transfer(transfer) => {
@@ -482,29 +448,40 @@ impl Connection {
     fn end_message(
         self: &Arc<Self>,
         state: &mut State,
-        message: &Outgoing,
+        message: KBox<Outgoing>,
         success: bool,
         later: &mut Later,
     ) {
-        state.send.bytes = state.send.bytes.saturating_sub(message.length as usize);
+        state.send.bytes = state.send.bytes.saturating_sub(message.copied());
         if success {
-            STATISTICS.messages_sent.add(1);
-            STATISTICS.message_bytes_sent.add(i64::from(message.length));
-            STATISTICS
-                .remote_invalidations
-                .add(i64::from(message.invalidate.is_some()));
-            let length = u64::from(message.length);
+            state.counters.messages_sent(1);
+            state.counters.message_bytes_sent(message.length());
+            state
+                .counters
+                .remote_invalidations(message.invalidates().into());
+        }
+        let Some((user_data, quiet)) = message.command() else {
+            return self.make_room(state, later);
+        };
+        if success {
+            let length = u64::from(message.length());
             state.publish(self.number, |page| {
                 page.bytes_completed = page.bytes_completed.get().wrapping_add(length).into();
             });
         }
+        if let Some(owner) = &state.owner {
+            owner.release_command_bytes(message.command_bytes());
+        }
         let status = state.status(success);
         let event = Event::PduSent {
-            user_data: message.user_data,
+            user_data,
             connection: self.number,
             status,
         };
-        state.complete_command(event, message.quiet && success, later);
+        state.complete_command(event, quiet && success, later);
+        if let Some(ranges) = Outgoing::into_ranges(message) {
+            later.done.push(ranges);
+        }
         self.make_room(state, later);
     }
 
@@ -531,7 +508,7 @@ impl Connection {
         }
         while let Some(item) = state.send.ordered.pop() {
             match item {
-                Item::Message(message) => self.end_message(state, &message, false, later),
+                Item::Message(message) => self.end_message(state, message, false, later),
                 Item::Write(transfer) => self.end_transfer(state, transfer, false, later),
             }
         }

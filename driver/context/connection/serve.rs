@@ -3,27 +3,39 @@
 //! What a context does with a connection: takes it by its ticket, sends on it, lets it go.
 
 use super::link::SPARE_RECEIVES;
+use super::outgoing::{Outgoing, SendRequest};
+use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
-use super::send::{Outgoing, SendRequest};
 use super::{
     pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
     TICKET_LIFE,
 };
 use crate::compat;
+use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
 use crate::context::Context;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use usmbd_abi::memory::{STATE_ACCEPTING, STATE_ESTABLISHED};
-use usmbd_engine::MessageError;
+use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::record::padded;
+use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
-    /// A valid Negotiate Request is there: mints a ticket and tells the listener's context.
-    pub(super) fn offer(self: &Arc<Self>) {
+    /// A valid Negotiate Request is there.
+    pub(super) fn requested(self: &Arc<Self>) {
         let listener = self.state.lock().listener.clone();
         let Some(listener) = listener else { return };
+        if listener.routes() {
+            self.begin_routing(&listener);
+        } else {
+            self.offer(&listener);
+        }
+    }
+
+    /// Mints a ticket and tells the listener's context.
+    pub(super) fn offer(self: &Arc<Self>, listener: &Arc<Listener>) {
         let context = listener.context();
         let reserved = pending::Reservation::new(self).and_then(|made| {
             context.queue().reserve(1, SlotOf::Connection)?;
@@ -34,7 +46,7 @@ impl Connection {
         };
         {
             let mut state = self.state.lock();
-            if state.phase != Phase::Negotiating {
+            if !matches!(state.phase, Phase::Negotiating | Phase::Routing) {
                 drop(state);
                 context.queue().release(1, SlotOf::Connection);
                 return;
@@ -42,19 +54,22 @@ impl Connection {
             let now = timer::now();
             state.phase = Phase::Offered;
             state.ticket = Some(ticket);
-            state.give_up_at = Some(timer::after(now, TICKET_LIFE));
+            // For routing the time runs already.
+            let until = timer::after(now, TICKET_LIFE);
+            state.give_up_at.get_or_insert(until);
             self.arm(&mut state, now);
         }
-        reservation.offer();
-        context.post(Event::ConnectionReady {
-            connection: self.clone(),
-            listener: listener.number(),
-            ticket,
+        // A listener that is being closed ends its connections itself.
+        let offered = listener.while_open(|| {
+            reservation.offer();
+            context.post(Event::ConnectionReady {
+                connection: self.clone(),
+                listener: listener.number(),
+                ticket,
+            });
         });
-        if listener.is_closed() {
-            // It may have emptied the table before our entry stood in it.
-            drop(pending::take(&ticket));
-            self.disconnect(0);
+        if !offered {
+            context.queue().release(1, SlotOf::Connection);
         }
     }
 
@@ -87,20 +102,25 @@ impl Connection {
     /// `ENOENT` if the ticket is not good (any more); `EAGAIN` if no event slots are free;
     /// `ENOMEM`. The ticket stays good then, save for the first.
     pub(crate) fn accept(context: &Arc<Context>, ticket: &Ticket, user_data: u64) -> Result {
-        let connection = pending::take(ticket).ok_or(ENOENT)?;
+        let (connection, entry) = pending::take(ticket).ok_or(ENOENT)?;
         let result = connection.accept_into(context, user_data);
         if result.is_err() {
-            connection.offer_again(ticket);
+            entry.offer();
+            if connection.state.lock().phase != Phase::Offered {
+                // It may have ended before the entry was back, and did not find it.
+                drop(pending::take(ticket));
+            }
         }
         result
     }
 
     fn accept_into(self: &Arc<Self>, context: &Arc<Context>, user_data: u64) -> Result {
+        let held = self.state.lock().held.clone();
+        if let Some(held) = held {
+            return self.enter(context, &held, Some(user_data));
+        }
         let mut parameters = context.parameters();
-        // The queue pair was made under the listener's parameters.
-        let capacity = self.state.lock().receives.capacity();
-        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
-        parameters.receive_credit_max = parameters.receive_credit_max.min(most);
+        parameters.receive_credit_max = self.credit_limit(&parameters);
         let count = parameters.receive_credit_max.saturating_add(SPARE_RECEIVES);
         let buffers = ReceiveBuffers::new(&self.device, count, parameters.max_receive_size)?;
         let slots = usize::from(count).saturating_add(OWN_SLOTS);
@@ -135,22 +155,19 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                context.forget(self.number, None);
+                context.forget(self, None);
                 context.queue().release(slots, SlotOf::Connection);
                 Err(error)
             }
         }
     }
 
-    /// A failed ACCEPT leaves no trace: the ticket is good for as long as it was.
-    fn offer_again(self: &Arc<Self>, ticket: &Ticket) {
-        if self.state.lock().phase != Phase::Offered {
-            return;
-        }
-        match pending::Reservation::with_ticket(self, *ticket) {
-            Ok(reservation) => reservation.offer(),
-            Err(_) => self.disconnect(0),
-        }
+    /// The peer's credits at most, in a context with these parameters: the queue pair was made under
+    /// the listener's.
+    pub(super) fn credit_limit(&self, parameters: &Parameters) -> u16 {
+        let capacity = self.state.lock().receives.capacity();
+        let most = capacity.saturating_sub(SPARE_RECEIVES).max(1);
+        parameters.receive_credit_max.min(most)
     }
 
     /// Refuses the connection that has this ticket.
@@ -159,27 +176,29 @@ impl Connection {
     ///
     /// `ENOENT` if the ticket is not good (any more).
     pub(crate) fn reject(ticket: &Ticket) -> Result {
-        pending::take(ticket).ok_or(ENOENT)?.refuse();
+        pending::take(ticket).ok_or(ENOENT)?.0.refuse();
         Ok(())
     }
 
     /// Ends the connection now; what was not sent is dropped.
-    pub(crate) fn disconnect(self: &Arc<Self>, user_data: u64) {
-        self.with_state(|_, state, now, _| {
-            state.disconnect_user_data = user_data;
-            state.engine.disconnect(now);
-        });
+    pub(crate) fn disconnect(self: &Arc<Self>) {
+        self.with_state(|_, state, now, _| state.engine.disconnect(now));
     }
 
     /// Its context was closed. What was accepted is sent within [`LINGER`], then it ends.
     pub(crate) fn detach(self: &Arc<Self>) {
         let owner = self.with_state(|_, state, now, _| {
             let owner = state.owner.take();
-            if state.phase == Phase::Serving {
-                state.phase = Phase::Lingering;
-                state.lingers = true;
-                STATISTICS.lingering.add(1);
-                state.give_up_at = Some(timer::after(now, LINGER));
+            match state.phase {
+                Phase::Serving => {
+                    state.phase = Phase::Lingering;
+                    state.lingers = true;
+                    STATISTICS.lingering.add(1);
+                    state.give_up_at = Some(timer::after(now, LINGER));
+                }
+                // Nobody has accepted anything for sending.
+                Phase::Connecting => state.engine.disconnect(now),
+                _ => {}
             }
             owner
         });
@@ -203,43 +222,76 @@ impl Connection {
     ///
     /// `ENOTCONN` if the connection has ended.
     pub(crate) fn disconnect_by_command(self: &Arc<Self>, user_data: u64) -> Result {
-        if self.state.lock().engine.end().is_some() {
-            return Err(compat::ENOTCONN);
-        }
-        self.disconnect(user_data);
-        Ok(())
+        self.with_state(|_, state, now, _| {
+            // One of two writers gets the event.
+            if state.engine.end().is_some() {
+                return Err(compat::ENOTCONN);
+            }
+            state.disconnect_user_data = user_data;
+            state.engine.disconnect(now);
+            Ok(())
+        })
     }
 
-    /// Takes a message, and the padding behind it. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
+    /// Takes a message. It is sent when the messages and RDMA writes before it are; PDU_SENT tells
     /// when it was.
     ///
     /// # Errors
     ///
     /// `ENOTCONN` if the connection is not established or has ended; `EMSGSIZE` if the peer takes
     /// no message that long; `EAGAIN` if it would have to wait and `nowait` is set (SEND_READY
-    /// follows when there is room); `ERESTARTSYS`; `EFAULT`; `ENOMEM`.
+    /// follows when there is room); `ERESTARTSYS`; `EFAULT`, also for ranges that are not the
+    /// caller's; `EINVAL` for padding that is not zero, or ranges that are not as long as the
+    /// message; `ENOMEM`.
     pub(crate) fn send(
         self: &Arc<Self>,
+        context: &Arc<Context>,
         request: &SendRequest,
         source: &mut IovIterSource<'_>,
-        padding: u32,
         nowait: bool,
         plug: &mut Plug,
     ) -> Result {
-        // Not copied before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request.length, nowait, plug)?;
-        let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
-        let mut message = Outgoing::copy_from(request, max_send_size, &self.device, source)?;
-        let mut zero = [0u8; 8];
-        let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
-        if source.copy_from_iter(zero) != zero.len() {
-            return Err(EFAULT);
+        context.reserve_command_bytes(request.list_bytes())?;
+        let result = self.take_message(context, request, source, nowait, plug);
+        if result.is_err() {
+            context.release_command_bytes(request.list_bytes());
         }
-        if zero.iter().any(|byte| *byte != 0) {
-            return Err(EINVAL);
-        }
+        result
+    }
+
+    /// The message of a SEND_PDU.
+    fn fetch_message(
+        &self,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+    ) -> Result<KBox<Outgoing>> {
+        let Some(count) = request.ranges else {
+            let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
+            let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
+            fetch_padding(request.length, source)?;
+            return Ok(message);
+        };
+        let named = fetch_list::<MemoryRange>(source, count)?;
+        let ranges = Ranges::resolve(self, context, &named, false, |total| {
+            (total == request.length).then_some(()).ok_or(EINVAL)
+        })?;
+        Outgoing::in_ranges(request, ranges)
+    }
+
+    fn take_message(
+        self: &Arc<Self>,
+        context: &Context,
+        request: &SendRequest,
+        source: &mut IovIterSource<'_>,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        // Not fetched before there is room, or a writer that waits would cost a message.
+        self.wait_for_room(request, nowait, plug)?;
+        let mut message = self.fetch_message(context, request, source)?;
         loop {
-            match self.queue_message(message, request.length)? {
+            match self.queue_message(message)? {
                 None => {
                     plug.hold(self);
                     return Ok(());
@@ -247,28 +299,24 @@ impl Connection {
                 // Another writer was faster.
                 Some(again) => message = again,
             }
-            self.wait_for_room(request.length, nowait, plug)?;
+            self.wait_for_room(request, nowait, plug)?;
         }
     }
 
     /// Queues a message; gives it back if there is no room.
-    fn queue_message(
-        &self,
-        message: KBox<Outgoing>,
-        length: u32,
-    ) -> Result<Option<KBox<Outgoing>>> {
+    fn queue_message(&self, message: KBox<Outgoing>) -> Result<Option<KBox<Outgoing>>> {
+        let length = u64::from(message.length());
         let mut state = self.state.lock();
         if state.phase != Phase::Serving {
             return Err(compat::ENOTCONN);
         }
-        if !state.send.has_room(length) {
+        if !state.send.has_room(message.copied()) {
             return Ok(Some(message));
         }
         let refused = state.send.queue(message).err();
         if refused.is_none() {
             state.publish(self.number, |page| {
-                let accepted = page.bytes_accepted.get();
-                page.bytes_accepted = accepted.wrapping_add(length.into()).into();
+                page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
             });
         }
         Ok(refused)
@@ -279,14 +327,18 @@ impl Connection {
         self.with_state(|_, _, _, _| ());
     }
 
-    fn wait_for_room(self: &Arc<Self>, length: u32, nowait: bool, plug: &mut Plug) -> Result {
-        self.wait_until(nowait, plug, |state| {
-            match state.engine.check_message(length) {
-                Ok(()) => Ok(state.send.has_room(length)),
-                Err(MessageError::Empty) => Err(EINVAL),
-                Err(MessageError::TooLong) => Err(EMSGSIZE),
-                Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
-            }
+    fn wait_for_room(
+        self: &Arc<Self>,
+        request: &SendRequest,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        let check = |state: &super::State| state.engine.check_message(request.length);
+        self.wait_until(nowait, plug, |state| match check(state) {
+            Ok(()) => Ok(state.send.has_room(request.copied())),
+            Err(MessageError::Empty) => Err(EINVAL),
+            Err(MessageError::TooLong) => Err(EMSGSIZE),
+            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
         })
     }
 
@@ -331,28 +383,23 @@ impl Connection {
         });
     }
 
-    /// As [`Self::publish_state`], once messages flow.
-    pub(super) fn publish_established(&self, state: &super::State) {
+    /// Its context can send and receive from now on.
+    pub(super) fn begin_serving(&self, state: &super::State) {
         self.publish_state(state, STATE_ESTABLISHED);
+        STATISTICS.connections_accepted.add(1);
     }
+}
 
-    /// One line for debugfs.
-    pub(crate) fn show(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        let state = self.state.lock();
-        let memory = state.send.memory().saturating_add(state.receives.memory());
-        let slots = state.slots.saturating_mul(size_of::<Option<Event>>());
-        out.write_fmt(fmt!(
-            "{} {} {} {} {} send_credits={} receive_credits={} memory={}\n",
-            self.number,
-            self.local,
-            self.peer,
-            self.device.name().to_str().unwrap_or("?"),
-            state.engine.state().name(),
-            state.engine.send_credits(),
-            state.engine.receive_credits(),
-            memory
-                .saturating_add(slots)
-                .saturating_add(size_of::<Self>()),
-        ))
+/// What stands behind a payload of `length` bytes: zeros up to the record's end.
+fn fetch_padding(length: u32, source: &mut IovIterSource<'_>) -> Result {
+    let padding = padded(length).unwrap_or(length).saturating_sub(length);
+    let mut zero = [0u8; 8];
+    let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
+    if source.copy_from_iter(zero) != zero.len() {
+        return Err(EFAULT);
     }
+    if zero.iter().any(|byte| *byte != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
 }

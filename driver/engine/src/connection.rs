@@ -90,6 +90,9 @@ pub struct Message {
     pub length: u32,
     /// The peer's token to invalidate with it.
     pub invalidate: Option<u32>,
+    /// Bytes of it that its next PDU can carry at most, not zero: a caller that gathers the payload
+    /// from many places may reach less than a PDU holds.
+    pub payload_limit: u32,
 }
 
 /// What the caller has when it asks for actions.
@@ -389,6 +392,9 @@ impl Connection {
     pub fn set_receive_credit_max(&mut self, maximum: u16) {
         self.parameters.receive_credit_max = maximum.max(1);
         self.credits.set_maximum(self.parameters.receive_credit_max);
+        if let Some(negotiated) = &mut self.negotiated {
+            negotiated.receive_credit_target = self.credits.target();
+        }
     }
 
     /// Whether a message of `length` bytes can be queued.

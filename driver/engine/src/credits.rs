@@ -72,8 +72,8 @@ impl Credits {
     }
 
     /// `ReceiveCreditTarget`: what the peer wants, as far as we let it.
-    fn target(&self) -> u32 {
-        u32::from(self.requested.min(self.maximum))
+    pub(crate) fn target(&self) -> u16 {
+        self.requested.min(self.maximum)
     }
 
     pub(crate) fn set_maximum(&mut self, maximum: u16) {
@@ -88,7 +88,7 @@ impl Credits {
     pub(crate) fn missing_receives(&self) -> u16 {
         let wanted = match self.target() {
             0 => 0,
-            target => target.saturating_add(SPARE),
+            target => u32::from(target).saturating_add(SPARE),
         };
         u16::try_from(wanted.saturating_sub(self.asked)).unwrap_or(u16::MAX)
     }
@@ -122,7 +122,7 @@ impl Credits {
 
     /// Grants what a Negotiate Response can, which costs no credit.
     pub(crate) fn grant_in_response(&mut self) -> u16 {
-        let grant = self.grantable(self.target());
+        let grant = self.grantable(self.target().into());
         self.hand_out(grant);
         grant
     }
@@ -132,7 +132,7 @@ impl Credits {
         match self.send {
             0 => None,
             1 => {
-                let grant = self.grantable(self.target().saturating_add(SPARE));
+                let grant = self.grantable(u32::from(self.target()).saturating_add(SPARE));
                 if grant > 0 {
                     Some(grant)
                 } else {
@@ -141,7 +141,7 @@ impl Credits {
                     (self.available > 0).then_some(1)
                 }
             }
-            _ => Some(self.grantable(self.target())),
+            _ => Some(self.grantable(self.target().into())),
         }
     }
 
@@ -154,7 +154,7 @@ impl Credits {
 
     /// Whether the peer should get credits although there is nothing to send.
     pub(crate) fn is_grant_due(&self) -> bool {
-        let target = self.target();
+        let target = u32::from(self.target());
         let grant = self.grantable(target);
         match self.receive {
             0 => grant >= 1 && (self.fed || self.available >= 2),

@@ -22,7 +22,9 @@
     clippy::as_conversions,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::multiple_unsafe_ops_per_block,
     clippy::panic,
+    clippy::undocumented_unsafe_blocks,
     clippy::unwrap_used
 )]
 

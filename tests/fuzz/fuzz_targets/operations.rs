@@ -232,7 +232,11 @@ impl Ledger {
             }
             Operation::Send(length, invalidate) => {
                 if self.connection.check_message(length).is_ok() {
-                    self.queue.push_back(Message { length, invalidate });
+                    self.queue.push_back(Message {
+                        length,
+                        invalidate,
+                        payload_limit: u32::MAX,
+                    });
                 }
             }
             Operation::Accept(limits) => {

@@ -95,7 +95,7 @@ impl Connection {
     /// Accepts, and answers the negotiation.
     pub fn accept(endpoint: Endpoint, parameters: Parameters) -> Result<Self> {
         let mut this = Self::prepare(endpoint, parameters)?;
-        this.endpoint.accept(parameters.timeout)?;
+        this.endpoint.accept(&[], parameters.timeout)?;
         let request = NegotiateRequest::decode(&this.await_handshake("negotiate request")?)?;
         let receive_size = parameters
             .max_receive_size
@@ -394,6 +394,37 @@ impl Connection {
         }
         self.queue.push_back(Outgoing { bytes, sent: 0 });
         self.transmit()
+    }
+
+    /// Posts bytes as they are: a PDU that breaks rules. It takes no credit of ours.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.post(bytes, None)
+    }
+
+    /// Asks for an answer as often as credits allow, for a while.
+    pub fn keep_asking(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let grantable = self.grantable();
+            if self.send_credits > 1 && !self.free_slots.is_empty() {
+                self.ungranted -= grantable;
+                self.receive_credits += grantable;
+                self.send_credits -= 1;
+                let header = DataHeader {
+                    credits_requested: self.parameters.credits,
+                    credits_granted: grantable as u16,
+                    flags: wire::RESPONSE_REQUESTED,
+                    ..DataHeader::default()
+                };
+                self.post(&header.encode(&[]), None)?;
+            }
+            let moment = Instant::now() + Duration::from_micros(50);
+            match self.pump(moment.min(end), "an answer") {
+                Ok(()) | Err(Error::Timeout(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// The next message.

@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! An SMB Direct initiator on rdma-core, for conformance tests of any acceptor.
+//! An SMB Direct peer on rdma-core, initiator and acceptor, for conformance tests of any other.
 //!
 //! Exit status 0: all was as expected. 1: something was not, and a line says what. 2: wrong usage.
 
+mod bench;
 mod connection;
 mod content;
+mod crowd;
 mod echo;
 mod error;
 mod ksmbd;
+mod misbehave;
+mod pester;
 mod placement;
+mod player;
 mod raw;
+mod script;
 mod serve;
+mod talk;
 mod target;
+mod vectors;
 mod verbs;
 mod wire;
 
 use clap::{Args, Parser, Subcommand};
 use error::{Error, Result};
+use player::Side;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use target::{Parameters, Target};
@@ -126,13 +135,33 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u32,
     },
-    /// Play bytes, and tell how the other side takes them; see src/raw.rs for the steps.
+    /// Play bytes, and tell how the other side takes them; see src/script.rs for the steps.
     Raw {
         #[command(flatten)]
         target: TargetArguments,
+        /// Listen on this address (and port, which must be said), and play it to who connects.
+        #[arg(long)]
+        accept: bool,
         #[arg(required = true)]
         steps: Vec<String>,
     },
+    /// Play vectors of vectors/, and tell the verdict of each.
+    Vectors {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// Listen on this address (and port, which must be said), and play them to who connects.
+        #[arg(long)]
+        accept: bool,
+        #[arg(long)]
+        group: String,
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// By how much this machine is slower than what the vectors' times are meant for.
+        #[arg(long, default_value_t = 1)]
+        slowness: u32,
+    },
+    /// List the groups of vectors, and what the upper layer is to be told for each.
+    Groups,
     /// Ask for something that makes the server send, and take it.
     Take {
         #[command(flatten)]
@@ -168,12 +197,79 @@ enum Command {
         #[arg(long)]
         end: bool,
     },
+    /// Send messages that standard input has, and tell what comes; see src/talk.rs.
+    Talk {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        /// Between the steps take nothing that comes, and grant nothing.
+        #[arg(long)]
+        still: bool,
+    },
+    /// Connect again and again, do anything with the connections, right or wrong, and leave.
+    Misbehave {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+        /// Begin with SMB2 NEGOTIATE and SESSION_SETUP, for a listener that routes.
+        #[arg(long)]
+        smb: bool,
+    },
+    /// Keep all rules, and make as much work as possible.
+    Pester {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, value_enum)]
+        how: pester::How,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Have many connections at a time that do nothing.
+    Crowd {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+        /// Negotiate, and then be silent; else be silent at once.
+        #[arg(long)]
+        negotiate: bool,
+        /// Seconds to stay after the last came.
+        #[arg(long, default_value_t = 0)]
+        seconds: u64,
+        /// Threads that connect side by side.
+        #[arg(long, default_value_t = 4)]
+        threads: u32,
+    },
     /// SMB2 NEGOTIATE with a real server.
     Ksmbd {
         #[command(flatten)]
         target: TargetArguments,
         #[command(flatten)]
         parameters: ParameterArguments,
+    },
+    /// The far side of measurements; see src/bench.rs.
+    BenchTarget {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        parameters: ParameterArguments,
+        /// Bytes of memory that the server may read and write.
+        #[arg(long, default_value_t = 1 << 20)]
+        memory: usize,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
     },
     /// Echo to ourselves: accept so many connections, then end.
     ServeEcho {
@@ -228,6 +324,13 @@ fn together<T: Send>(count: u32, work: impl Fn(u32) -> Result<T> + Sync) -> Resu
         }
     }
     results.into_iter().collect()
+}
+
+fn side(accept: bool) -> Side {
+    match accept {
+        true => Side::Acceptor,
+        false => Side::Initiator,
+    }
 }
 
 fn run(command: Command) -> Result<String> {
@@ -307,9 +410,39 @@ fn run(command: Command) -> Result<String> {
                 counts.iter().sum::<u32>()
             ))
         }
-        Command::Raw { target, steps } => {
-            raw::run(&target.target(), target.timeout(), &steps)?;
+        Command::Raw {
+            target,
+            accept,
+            steps,
+        } => {
+            raw::run(&target.target(), side(accept), target.timeout(), &steps)?;
             Ok(format!("raw: {} steps", steps.len()))
+        }
+        Command::Vectors {
+            target,
+            accept,
+            group,
+            only,
+            slowness,
+        } => {
+            let play = vectors::Play {
+                side: side(accept),
+                group,
+                only,
+                timeout: target.timeout(),
+                slowness,
+            };
+            match vectors::run(&target.target(), &play)? {
+                (passed, 0) => Ok(format!("vectors: {passed} passed")),
+                (_, failed) => Error::different(format!("{failed} failed")),
+            }
+        }
+        Command::Groups => {
+            let groups = vectors::groups()?;
+            let lines = groups
+                .iter()
+                .map(|group| format!("{} {}", group.name, group.conditions));
+            Ok(lines.collect::<Vec<_>>().join("\n"))
         }
         Command::Take {
             target,
@@ -345,8 +478,88 @@ fn run(command: Command) -> Result<String> {
             })?;
             Ok(format!("hold: {}", ends.join(", ")))
         }
+        Command::Talk {
+            target,
+            parameters,
+            still,
+        } => {
+            let steps = talk::run(&target.target(), target.parameters(&parameters), still)?;
+            Ok(format!("talk: {steps} steps"))
+        }
+        Command::Misbehave {
+            target,
+            connections,
+            seconds,
+            seed,
+            smb,
+        } => {
+            let end = start + Duration::from_secs(seconds);
+            let timeout = target.timeout();
+            let lives = together(connections, |index| {
+                let seed = seed.wrapping_add(index.wrapping_mul(1_000_003));
+                let manners = misbehave::Manners { seed, end, smb };
+                Ok(misbehave::run(&target.target(), timeout, manners))
+            })?;
+            let (made, tried) = lives
+                .iter()
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            Ok(format!(
+                "misbehave: {made} of {tried} connections negotiated"
+            ))
+        }
+        Command::Pester {
+            target,
+            parameters,
+            how,
+            connections,
+            seconds,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let end = start + Duration::from_secs(seconds);
+            let times = together(connections, |_| {
+                pester::run(&target.target(), parameters, how, end)
+            })?;
+            let times: u64 = times.iter().sum();
+            Ok(format!("pester: {how:?} {times} times"))
+        }
+        Command::Crowd {
+            target,
+            parameters,
+            count,
+            negotiate,
+            seconds,
+            threads,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let time = Duration::from_secs(seconds);
+            let came = together(threads, |_| {
+                let share = count / threads;
+                Ok(crowd::run(
+                    &target.target(),
+                    parameters,
+                    share,
+                    negotiate,
+                    time,
+                ))
+            })?;
+            let came: u32 = came.iter().sum();
+            Ok(format!("crowd: {came} of {count} came in"))
+        }
         Command::Ksmbd { target, parameters } => {
             ksmbd::run(&target.target(), target.parameters(&parameters))
+        }
+        Command::BenchTarget {
+            target,
+            parameters,
+            memory,
+            connections,
+        } => {
+            let parameters = target.parameters(&parameters);
+            let counts = together(connections, |_| {
+                bench::run(&target.target(), parameters, memory)
+            })?;
+            let sum: u64 = counts.iter().sum();
+            Ok(format!("bench-target: {sum} messages"))
         }
         Command::ServeEcho {
             target,

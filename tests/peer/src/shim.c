@@ -21,6 +21,10 @@ struct peer {
 	struct ibv_cq *cq;
 	unsigned int unacknowledged;
 	int event, event_status;
+	/* Of a connect request, or of the answer to ours. */
+	uint8_t private_data[UINT8_MAX], private_length;
+	int has_depths;
+	uint8_t responder_resources, initiator_depth;
 };
 
 struct peer_listener {
@@ -165,7 +169,35 @@ static struct rdma_conn_param connection_parameters(struct peer *p)
 		.retry_count = 6,
 		.rnr_retry_count = 0,
 	};
+	if (p->has_depths) {
+		param.responder_resources = p->responder_resources;
+		param.initiator_depth = p->initiator_depth;
+	}
 	return param;
+}
+
+void peer_set_depths(struct peer *p, uint8_t responder_resources, uint8_t initiator_depth)
+{
+	p->has_depths = 1;
+	p->responder_resources = responder_resources;
+	p->initiator_depth = initiator_depth;
+}
+
+static void keep_private_data(struct peer *p, const struct rdma_cm_event *event)
+{
+	const struct rdma_conn_param *param = &event->param.conn;
+
+	p->private_length = param->private_data ? param->private_data_len : 0;
+	if (p->private_length)
+		memcpy(p->private_data, param->private_data, p->private_length);
+}
+
+int peer_private_data(const struct peer *p, void *to, uint8_t size)
+{
+	uint8_t length = p->private_length < size ? p->private_length : size;
+
+	memcpy(to, p->private_data, length);
+	return length;
 }
 
 int peer_connect(struct peer *p, const void *private_data, uint8_t length, int timeout_ms)
@@ -179,11 +211,14 @@ int peer_connect(struct peer *p, const void *private_data, uint8_t length, int t
 	return ret ? ret : await_event(p, RDMA_CM_EVENT_ESTABLISHED, timeout_ms);
 }
 
-int peer_accept(struct peer *p, int timeout_ms)
+int peer_accept(struct peer *p, const void *private_data, uint8_t length, int timeout_ms)
 {
 	struct rdma_conn_param param = connection_parameters(p);
-	int ret = result_of(rdma_accept(p->id, &param));
+	int ret;
 
+	param.private_data = private_data;
+	param.private_data_len = length;
+	ret = result_of(rdma_accept(p->id, &param));
 	return ret ? ret : await_event(p, RDMA_CM_EVENT_ESTABLISHED, timeout_ms);
 }
 
@@ -248,28 +283,29 @@ int peer_listen(const char *host, uint16_t port, struct peer_listener **result)
 int peer_next_request(struct peer_listener *l, int timeout_ms, struct peer **result)
 {
 	struct rdma_cm_event *event;
-	struct rdma_cm_id *id = NULL;
 	struct peer *p;
 	int ret = wait_readable(l->channel->fd, timeout_ms);
 
 	if (ret)
 		return ret;
-	ret = result_of(rdma_get_cm_event(l->channel, &event));
-	if (ret)
-		return ret;
-	if (event->event == RDMA_CM_EVENT_CONNECT_REQUEST)
-		id = event->id;
-	rdma_ack_cm_event(event);
-	if (!id)
-		return -EAGAIN;
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;
+	ret = result_of(rdma_get_cm_event(l->channel, &event));
+	if (!ret && event->event == RDMA_CM_EVENT_CONNECT_REQUEST) {
+		p->id = event->id;
+		keep_private_data(p, event);
+	}
+	if (!ret)
+		rdma_ack_cm_event(event);
+	if (!p->id) {
+		free(p);
+		return ret ? ret : -EAGAIN;
+	}
 	*result = p;
-	p->id = id;
-	id->context = p;
+	p->id->context = p;
 	p->channel = open_channel();
-	return p->channel ? result_of(rdma_migrate_id(id, p->channel)) : -errno;
+	return p->channel ? result_of(rdma_migrate_id(p->id, p->channel)) : -errno;
 }
 
 void peer_listener_close(struct peer_listener *l)
@@ -296,6 +332,8 @@ int peer_take_event(struct peer *p)
 		return -errno;
 	p->event = (int)event->event;
 	p->event_status = event->status;
+	if (event->event == RDMA_CM_EVENT_ESTABLISHED && event->param.conn.private_data)
+		keep_private_data(p, event);
 	rdma_ack_cm_event(event);
 	return p->event;
 }

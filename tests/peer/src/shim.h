@@ -37,7 +37,11 @@ int peer_open(const char *host, uint16_t port, const char *source, int timeout_m
 	      struct peer **result);
 int peer_create_queue_pair(struct peer *p, const struct peer_sizes *sizes);
 int peer_connect(struct peer *p, const void *private_data, uint8_t length, int timeout_ms);
-int peer_accept(struct peer *p, int timeout_ms);
+int peer_accept(struct peer *p, const void *private_data, uint8_t length, int timeout_ms);
+/* For the connect or accept to come, in the place of cifs.ko's. */
+void peer_set_depths(struct peer *p, uint8_t responder_resources, uint8_t initiator_depth);
+/* What came with the other side's request or answer: at most size bytes; their number. */
+int peer_private_data(const struct peer *p, void *to, uint8_t size);
 int peer_disconnect(struct peer *p);
 int peer_break_queue_pair(struct peer *p);
 void peer_close(struct peer *p);

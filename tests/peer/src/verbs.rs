@@ -158,10 +158,27 @@ impl Endpoint {
         self.handle.check("connect", ret)
     }
 
-    pub fn accept(&self, time: Duration) -> Result<()> {
-        // SAFETY: by Handle's invariant.
-        let ret = unsafe { peer_accept(self.raw(), milliseconds(time)) };
+    pub fn accept(&self, private_data: &[u8], time: Duration) -> Result<()> {
+        let length = u8::try_from(private_data.len()).unwrap_or(0);
+        let data = private_data.as_ptr().cast();
+        // SAFETY: by Handle's invariant; `data` has `length` bytes.
+        let ret = unsafe { peer_accept(self.raw(), data, length, milliseconds(time)) };
         self.handle.check("accept", ret)
+    }
+
+    /// RDMA READs of each side for the connect or accept to come, in the place of cifs.ko's.
+    pub fn set_depths(&self, responder_resources: u8, initiator_depth: u8) {
+        // SAFETY: by Handle's invariant.
+        unsafe { peer_set_depths(self.raw(), responder_resources, initiator_depth) };
+    }
+
+    /// Private data that came with the other side's request or answer; on RoCE with zeroes behind it.
+    pub fn private_data(&self) -> Vec<u8> {
+        let mut bytes = vec![0; usize::from(u8::MAX)];
+        // SAFETY: by Handle's invariant; there is room for so many bytes.
+        let length = unsafe { peer_private_data(self.raw(), bytes.as_mut_ptr().cast(), u8::MAX) };
+        bytes.truncate(usize::try_from(length).unwrap_or(0));
+        bytes
     }
 
     pub fn disconnect(&self) -> Result<()> {

@@ -7,12 +7,15 @@
 //! | `USMBD_PRELOAD_PORT` | 5445 | the port in smb.conf (`smb ports`) that stands for SMB Direct; 0: none |
 //! | `USMBD_PRELOAD_RDMA_PORT` | 445 | listened on on InfiniBand and RoCE |
 //! | `USMBD_PRELOAD_IWARP_PORT` | 5445 | listened on on iWARP |
-//! | `USMBD_PRELOAD_PROGRAM` | smbd | the program that is meant; every other one stays as it is |
+//! | `USMBD_PRELOAD_PROGRAM` | smbd | the programs that are meant, with commas between; every other one stays as it is |
+//! | `USMBD_PRELOAD_CONNECT` | | addresses and prefixes, with commas between: what such a program connects to there, by TCP port 445 or 5445, it reaches by SMB Direct |
 //! | `USMBD_PRELOAD_LOG` | info | off, error, info or debug (a line for every request by RDMA) |
 //! | `USMBD_PRELOAD_LOG_TO` | | stderr, syslog or a file; else stderr if it leads anywhere, or syslog |
 //! | `USMBD_PRELOAD_DEVICE` | /dev/usmbd | the device node |
 
+use crate::network::Network;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -42,7 +45,9 @@ pub struct Config {
     pub port: u16,
     pub rdma_port: u16,
     pub iwarp_port: u16,
-    pub program: OsString,
+    pub programs: Vec<String>,
+    /// A connect() to one of these is what we wait for, too.
+    pub connect: Vec<Network>,
     pub level: Level,
     pub destination: Destination,
     pub device: PathBuf,
@@ -78,6 +83,15 @@ impl Config {
                 }
             },
         };
+        let mut connect = Vec::new();
+        for entry in list(get("USMBD_PRELOAD_CONNECT").unwrap_or_default()) {
+            match entry.parse() {
+                Ok(network) => connect.push(network),
+                Err(_) => complaints.push(format!(
+                    "USMBD_PRELOAD_CONNECT: {entry} is neither an address nor a prefix"
+                )),
+            }
+        }
         let destination = match get("USMBD_PRELOAD_LOG_TO") {
             None => Destination::Automatic,
             Some(to) if to == "stderr" => Destination::Stderr,
@@ -89,7 +103,8 @@ impl Config {
             port: trigger,
             rdma_port,
             iwarp_port,
-            program: get("USMBD_PRELOAD_PROGRAM").unwrap_or_else(|| "smbd".into()),
+            programs: list(get("USMBD_PRELOAD_PROGRAM").unwrap_or_else(|| "smbd".into())),
+            connect,
             level,
             destination,
             device: get("USMBD_PRELOAD_DEVICE")
@@ -101,8 +116,28 @@ impl Config {
 
     /// Whether a process of this program name shall have SMB Direct.
     pub fn is_meant(&self, program: &OsStr) -> bool {
-        self.port != 0 && self.program == program
+        let waits = self.port != 0 || !self.connect.is_empty();
+        waits && self.programs.iter().any(|name| program == name.as_str())
     }
+
+    /// Whether a connect() to this address shall be by SMB Direct.
+    pub fn is_connected_to(&self, to: SocketAddr) -> bool {
+        CONNECT_PORTS.contains(&to.port())
+            && self.connect.iter().any(|network| network.contains(to.ip()))
+    }
+}
+
+/// The ports of SMB: over TCP, and over SMB Direct on iWARP.
+const CONNECT_PORTS: [u16; 2] = [445, 5445];
+
+/// What stands between commas.
+fn list(text: OsString) -> Vec<String> {
+    let text = text.to_string_lossy();
+    let entries = text.split(',').map(str::trim);
+    entries
+        .filter(|entry| !entry.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn number<T: FromStr + Copy + std::fmt::Display>(
@@ -148,6 +183,23 @@ mod tests {
         }
         assert!(!read(&[("USMBD_PRELOAD_PORT", "0")]).is_meant("smbd".as_ref()));
         assert!(read(&[("USMBD_PRELOAD_PROGRAM", "x")]).is_meant("x".as_ref()));
+        let two = read(&[("USMBD_PRELOAD_PROGRAM", "smbclient, smbtorture")]);
+        assert!(two.is_meant("smbclient".as_ref()) && two.is_meant("smbtorture".as_ref()));
+        assert!(!two.is_meant("smbd".as_ref()) && !two.is_meant("".as_ref()));
+    }
+
+    #[test]
+    fn only_connections_that_are_named_are_taken() {
+        let is_taken = |config: &Config, to: &str| config.is_connected_to(to.parse().unwrap());
+        let config = read(&[
+            ("USMBD_PRELOAD_PORT", "0"),
+            ("USMBD_PRELOAD_CONNECT", "10.9.0.1,fd00:9::/32, here"),
+        ]);
+        assert!(config.is_meant("smbd".as_ref()));
+        assert_eq!(config.complaints.len(), 1);
+        assert!(is_taken(&config, "10.9.0.1:445") && is_taken(&config, "[fd00:9:1::1]:5445"));
+        assert!(!is_taken(&config, "10.9.0.1:139") && !is_taken(&config, "10.9.0.2:445"));
+        assert!(!is_taken(&read(&[]), "10.9.0.1:445"));
     }
 
     #[test]

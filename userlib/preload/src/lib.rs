@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `libusmbd_preload.so` gives an unmodified smbd SMB Direct.
+//! `libusmbd_preload.so` gives an unmodified smbd SMB Direct, and unmodified clients too.
 //!
 //! ```sh
 //! LD_PRELOAD=libusmbd_preload.so smbd     # with "smb ports = 445 5445" in smb.conf
@@ -12,16 +12,28 @@
 //! of messages ([`connection`]), and READ and WRITE with an RDMA channel become RDMA writes and
 //! reads ([`rewrite`]). smbd knows nothing of all this.
 //!
-//! In every other program that inherits LD_PRELOAD nothing happens ([`config`]).
+//! A client like smbclient needs to be told about: its name, and the addresses that it shall connect
+//! to by SMB Direct. Then a context that connects takes the place of its socket ([`connector`]); its
+//! requests go as they are, since it asks for no RDMA.
+//!
+//! ```sh
+//! USMBD_PRELOAD_PROGRAM=smbclient USMBD_PRELOAD_CONNECT=10.9.0.0/24 \\
+//!     LD_PRELOAD=libusmbd_preload.so smbclient //10.9.0.1/share
+//! ```
+//!
+//! In every other program that inherits LD_PRELOAD nothing happens ([`config`]). `docs/preload.md` says
+//! what the calls answer and why.
 
 pub mod address;
 pub mod config;
 pub mod connection;
+pub mod connector;
 pub mod device;
 #[cfg(not(test))]
 pub mod hooks;
 pub mod listener;
 pub mod log;
+pub mod network;
 pub mod real;
 pub mod rewrite;
 pub mod smb2;

@@ -3,6 +3,7 @@
 //! bind() to the port that stands for SMB Direct, and accept() on what became of it.
 
 use crate::config::Config;
+use crate::connection::Side;
 use crate::log;
 use crate::table::{self, Kind};
 use std::io;
@@ -42,7 +43,7 @@ pub fn bind(config: &Config, fd: RawFd, address: SocketAddr) -> io::Result<()> {
         },
         port: config.rdma_port,
         iwarp_port: config.iwarp_port,
-        backlog: 0,
+        ..ListenOptions::default()
     };
     let listener = Listener::open(context, &options).map_err(|error| {
         log::error(format_args!(
@@ -164,7 +165,7 @@ fn take(
         }
     })?;
     let fd = context.into_raw_fd();
-    if !table::insert(fd, Kind::New) {
+    if !table::insert(fd, Kind::New(Side::Server)) {
         // SAFETY: ours alone, and not used any more.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         return Err(io::Error::from_raw_os_error(libc::EMFILE));

@@ -10,7 +10,8 @@
 //! No lock of it can be held by another thread at a fork(): each belongs to one descriptor, and only
 //! the thread that serves a connection uses its descriptor.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Side};
+use crate::connector::{Attempt, Decision};
 use crate::device::Descriptor;
 use crate::real;
 use std::io;
@@ -31,10 +32,27 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 pub enum Kind {
     /// Listens.
     Listener,
+    /// Connects.
+    Connecting(Attempt),
+    /// Could not connect.
+    Failed,
     /// A connection, not looked at in this process yet.
-    New,
+    New(Side),
     /// A connection in use.
     Connection(Box<Connection<Descriptor>>),
+}
+
+impl Kind {
+    /// The same in another process, or of a copy of the descriptor.
+    fn copy(&self) -> Self {
+        match self {
+            Self::Listener => Self::Listener,
+            Self::Connecting(attempt) => Self::Connecting(attempt.clone()),
+            Self::Failed => Self::Failed,
+            Self::New(side) => Self::New(*side),
+            Self::Connection(connection) => Self::New(connection.side()),
+        }
+    }
 }
 
 /// What is known of a descriptor.
@@ -102,7 +120,7 @@ pub fn adopt(fd: RawFd) -> bool {
         return false;
     }
     if is_device(fd) {
-        return insert(fd, Kind::New);
+        return insert(fd, Kind::New(Side::Server));
     }
     remove(fd);
     false
@@ -153,15 +171,12 @@ pub fn with<R>(fd: RawFd, act: impl FnOnce(&mut Entry) -> io::Result<R>) -> io::
     let mut slot = unsafe { &*found };
     if slot.process != std::process::id() {
         // Inherited by fork(). No other thread of this process can have it locked.
-        let kind = match slot
+        let kind = slot
             .entry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .kind
-        {
-            Kind::Listener => Kind::Listener,
-            _ => Kind::New,
-        };
+            .copy();
         insert(fd, kind);
         found = place.load(Ordering::Acquire);
         // SAFETY: as above; it was just put there.
@@ -173,17 +188,33 @@ pub fn with<R>(fd: RawFd, act: impl FnOnce(&mut Entry) -> io::Result<R>) -> io::
     result
 }
 
-/// Does something with a connection.
+/// After a descriptor was made a copy of another one.
+pub fn copied(from: RawFd, to: RawFd) {
+    let kind = match is_ours(from, false) {
+        true => with(from, |entry| Ok(entry.kind.copy())).ok(),
+        false => None,
+    };
+    if adopt(to) {
+        if let Some(kind) = kind {
+            insert(to, kind);
+        }
+    }
+}
+
+/// Does something with a connection. `EAGAIN` while it is only being made.
 pub fn with_connection<R>(
     fd: RawFd,
     act: impl FnOnce(&mut Connection<Descriptor>) -> io::Result<R>,
 ) -> io::Result<R> {
     with(fd, |entry| {
-        if matches!(entry.kind, Kind::New) {
+        if matches!(entry.kind, Kind::Connecting(_)) && !entry.decide(fd, false)? {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        if let Kind::New(side) = entry.kind {
             // SAFETY: the program closes it by our close(), which forgets the connection first.
             let device = unsafe { Descriptor::new(fd) };
             let device = device.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
-            entry.kind = Kind::Connection(Box::new(Connection::new(device)?));
+            entry.kind = Kind::Connection(Box::new(Connection::new(device, side)?));
         }
         match &mut entry.kind {
             Kind::Connection(connection) => {
@@ -197,6 +228,28 @@ pub fn with_connection<R>(
 }
 
 impl Entry {
+    /// Of a connect under way: whether there is a connection now. The outcome is told once.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none and will be none; `EINTR` if a signal came.
+    pub fn decide(&mut self, fd: RawFd, wait: bool) -> io::Result<bool> {
+        let Kind::Connecting(attempt) = &self.kind else {
+            return Ok(true);
+        };
+        match attempt.decide(fd, wait)? {
+            Decision::Pending => Ok(false),
+            Decision::Connected => {
+                self.kind = Kind::New(Side::Client);
+                Ok(true)
+            }
+            Decision::Failed(code) => {
+                self.kind = Kind::Failed;
+                Err(io::Error::from_raw_os_error(code))
+            }
+        }
+    }
+
     /// smbd's epoll_ctl() on this descriptor. Returns the events to ask for instead.
     pub fn register(&mut self, epoll: RawFd, event: Option<(u32, u64)>) -> Option<u32> {
         let Some((wanted, data)) = event else {

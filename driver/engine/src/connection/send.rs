@@ -108,7 +108,7 @@ impl Connection {
         let payload_offset = sent.unwrap_or(0);
         let left = message.length.saturating_sub(payload_offset);
         let room = negotiated.max_send_size.saturating_sub(wire::DATA_OFFSET);
-        let payload_length = left.min(room);
+        let payload_length = left.min(room).min(message.payload_limit.max(1));
         let remaining = left.saturating_sub(payload_length);
         let ends_message = remaining == 0;
         self.sending = if ends_message {

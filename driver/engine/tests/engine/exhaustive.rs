@@ -190,6 +190,7 @@ impl World {
                 head: end.queue.front().map(|length| Message {
                     length: *length,
                     invalidate: None,
+                    payload_limit: u32::MAX,
                 }),
                 send_slot: end.slots != Some(0),
             };

@@ -154,6 +154,8 @@ fn posting_rule_follows_a_maximum_that_rises() {
     assert_eq!(side.connection.receive_credits(), 4);
     side.receive(&transfer(255, 10, 0, 0, &[1; 8]));
     side.connection.set_receive_credit_max(255);
+    let negotiated = side.connection.negotiated().unwrap();
+    assert_eq!(negotiated.receive_credit_target, 255);
     side.send(pattern(10, 0));
     assert_eq!(side.posted, 256);
     assert_eq!(side.connection.receive_credits(), 255);
@@ -286,6 +288,7 @@ fn trap_1_nothing_comes_between_fragments() {
     let message = Message {
         length: 10_000,
         invalidate: None,
+        payload_limit: 10_000,
     };
     let first = side.connection.poll_action(&outlook(Some(message)));
     assert!(matches!(first, Some(Action::Transmit(_))));
@@ -297,6 +300,28 @@ fn trap_1_nothing_comes_between_fragments() {
         panic!("no fragment");
     };
     assert_eq!(next.payload_offset, 1340);
+}
+
+#[test]
+fn fragments_are_cut_where_the_caller_says() {
+    let mut side = Side::established();
+    side.receive(&transfer(255, 20, 0, 0, &[]));
+    side.payload_limit = 1000;
+    let message = pattern(3_500, 0);
+    side.send(message.clone());
+    let sent = side.take_sent();
+    let lengths: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 16)).collect();
+    assert_eq!(lengths, [1000, 1000, 1000, 500]);
+    let remaining: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 8)).collect();
+    assert_eq!(remaining, [2500, 1500, 500, 0]);
+    let payload: Vec<u8> = sent.iter().flat_map(|pdu| pdu[24..].to_vec()).collect();
+    assert_eq!(payload, message);
+    // Never more than a PDU holds, and never nothing.
+    side.payload_limit = 0;
+    side.send(vec![1, 2]);
+    let sent = side.take_sent();
+    let lengths: Vec<u32> = sent.iter().map(|pdu| u32_at(pdu, 16)).collect();
+    assert_eq!(lengths, [1, 1]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod document;
 mod exhaustive;
 mod lifecycle;
 mod pair;
+mod played;
 mod properties;
 mod read_depths;
 mod rules;

@@ -106,6 +106,8 @@ pub struct Side {
     pub queue: VecDeque<(Vec<u8>, Option<u32>)>,
     /// Free send slots.
     pub slots: u32,
+    /// Bytes of payload that one PDU can carry at most.
+    pub payload_limit: u32,
     /// Whether a PDU completes as soon as it is sent.
     pub completes: bool,
     /// How many more receives can be posted.
@@ -138,6 +140,7 @@ impl Side {
             now,
             queue: VecDeque::new(),
             slots: 64,
+            payload_limit: u32::MAX,
             completes: true,
             receives: u32::MAX,
             posted: 1,
@@ -217,6 +220,7 @@ impl Side {
                 head: self.queue.front().map(|(bytes, invalidate)| Message {
                     length: bytes.len() as u32,
                     invalidate: *invalidate,
+                    payload_limit: self.payload_limit,
                 }),
                 send_slot: self.slots > 0,
             };

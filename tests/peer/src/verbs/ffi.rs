@@ -37,7 +37,14 @@ extern "C" {
         length: u8,
         timeout_ms: c_int,
     ) -> c_int;
-    pub fn peer_accept(p: *mut RawPeer, timeout_ms: c_int) -> c_int;
+    pub fn peer_accept(
+        p: *mut RawPeer,
+        data: *const c_void,
+        length: u8,
+        timeout_ms: c_int,
+    ) -> c_int;
+    pub fn peer_set_depths(p: *mut RawPeer, responder_resources: u8, initiator_depth: u8);
+    pub fn peer_private_data(p: *const RawPeer, to: *mut c_void, size: u8) -> c_int;
     pub fn peer_disconnect(p: *mut RawPeer) -> c_int;
     pub fn peer_break_queue_pair(p: *mut RawPeer) -> c_int;
     pub fn peer_close(p: *mut RawPeer);

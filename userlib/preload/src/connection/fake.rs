@@ -193,6 +193,9 @@ impl Device for Script {
     fn read(&self, buffer: &mut [u8]) -> Result<usize> {
         let mut events = self.0.events.borrow_mut();
         let record = events.pop_front().ok_or(Error::WouldBlock)?;
+        if record[4..6] == event::SendReady::OPCODE.to_le_bytes() {
+            self.0.room.set(usize::MAX);
+        }
         let bytes = 16 + record.len();
         let header = BatchHeader {
             count: 1.into(),

@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::log;
 use crate::rewrite::{Fetch, Request, Segment};
 use std::io::IoSliceMut;
-use usmbd::{Batch, Error, Lease, MemoryRange};
+use usmbd::{Batch, Error, Lease, MemoryRange, Piece};
 
 /// A message for smbd.
 pub(super) struct Incoming {
@@ -17,6 +17,8 @@ pub(super) struct Incoming {
     segments: Vec<Segment>,
     /// Bytes for smbd, without the prefix.
     length: usize,
+    /// What the prefix tells; none for what is not the first of a message.
+    prefix: Option<u32>,
     fetches: Vec<State>,
 }
 
@@ -39,7 +41,20 @@ impl Incoming {
             bytes,
             segments: request.segments,
             length: request.length,
+            // At most 24 bits: the rewriter saw to it.
+            prefix: Some(request.length as u32),
             fetches: request.fetches.into_iter().map(State::Waiting).collect(),
+        }
+    }
+
+    /// A piece of a message, for a client.
+    pub(super) fn piece(piece: &Piece<'_>) -> Self {
+        Self {
+            bytes: piece.payload.to_vec(),
+            segments: Vec::new(),
+            length: piece.payload.len(),
+            prefix: (piece.offset == 0).then_some(piece.total),
+            fetches: Vec::new(),
         }
     }
 
@@ -63,7 +78,7 @@ impl Incoming {
 
     /// Bytes that smbd gets of it, the prefix included.
     pub(super) fn stream_length(&self) -> usize {
-        PREFIX + self.length
+        self.prefix.map_or(0, |_| PREFIX) + self.length
     }
 
     pub(super) fn size(&self) -> usize {
@@ -78,11 +93,9 @@ impl Incoming {
             copied: 0,
             filled: 0,
         };
-        // At most 24 bits: the rewriter saw to it, and so does what takes messages in.
-        let prefix = (self.length as u32).to_be_bytes();
-        sink.push(PREFIX, |at, room| {
-            room.copy_from_slice(&prefix[at..at + room.len()])
-        });
+        if let Some(length) = self.prefix {
+            sink.bytes(&length.to_be_bytes());
+        }
         if self.segments.is_empty() {
             sink.bytes(&self.bytes);
         }
@@ -146,7 +159,10 @@ impl<D: Device> Connection<D> {
     /// A whole message has come.
     pub(super) fn take_message(&mut self, mut bytes: Vec<u8>) {
         self.counters.messages_in += 1;
-        let request = match self.rewriter.request(&mut bytes) {
+        let Some(rewriter) = &mut self.rewriter else {
+            return;
+        };
+        let request = match rewriter.request(&mut bytes) {
             Ok(request) => request,
             Err(refused) => return self.fail(refused),
         };
@@ -157,12 +173,16 @@ impl<D: Device> Connection<D> {
                 request.invalid
             ));
         }
-        self.held += bytes.len();
-        if self.held > super::MAX_HELD {
-            return self.fail("too many messages behind one whose data does not come");
-        }
-        self.incoming.push_back(Incoming::new(bytes, request));
+        self.hold(Incoming::new(bytes, request));
         self.start_fetches();
+    }
+
+    pub(super) fn hold(&mut self, message: Incoming) {
+        self.held += message.size();
+        if self.held > super::MAX_HELD {
+            return self.fail("too many messages that cannot go on yet");
+        }
+        self.incoming.push_back(message);
     }
 
     /// Starts RDMA reads in order of arrival, as far as there is room.

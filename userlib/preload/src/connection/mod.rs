@@ -7,6 +7,8 @@
 //! holds something that smbd should take and the device is silent, a NOP makes it readable.
 
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
 mod fake;
 mod fetch;
 mod receive;
@@ -37,6 +39,17 @@ const MAX_HELD: usize = 64 << 20;
 /// How long a close() may wait for what is under way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// Which side of the connection the program is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// It accepted, and is an smbd: its clients may want data by RDMA. It asks its epoll before
+    /// the first bytes of a message and not before the rest, and takes EAGAIN for an answer.
+    Server,
+    /// It connected, by Samba's client library: nothing is rewritten. It asks its epoll before
+    /// every recv(), which then must give bytes: any error but EINTR ends the connection.
+    Client,
+}
+
 /// What one connection did, for the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -54,7 +67,8 @@ pub struct Connection<D: Device> {
     id: ConnectionId,
     peer: Option<SocketAddr>,
     max_message: usize,
-    rewriter: Rewriter,
+    /// None on the client's side.
+    rewriter: Option<Rewriter>,
     /// Room for what a read() returns.
     events: Vec<u8>,
     sequence: u64,
@@ -103,19 +117,22 @@ fn from_device(error: &Error) -> io::Error {
 }
 
 impl<D: Device> Connection<D> {
-    /// For a context that has accepted a connection, in whichever process that was.
+    /// For a context that has a connection, in whichever process that was made.
     ///
     /// # Errors
     ///
     /// `ENOTCONN` if there is none.
-    pub fn new(device: D) -> io::Result<Self> {
+    pub fn new(device: D, side: Side) -> io::Result<Self> {
         let status = status_of(&device)?;
         Ok(Self {
             device,
             id: status.id,
             peer: status.peer,
             max_message: status.negotiated.max_fragmented_send_size.get() as usize,
-            rewriter: Rewriter::new(MAX_TRANSFER),
+            rewriter: match side {
+                Side::Server => Some(Rewriter::new(MAX_TRANSFER)),
+                Side::Client => None,
+            },
             events: vec![0; 64 << 10],
             sequence: 0,
             assembling: Vec::new(),
@@ -133,6 +150,14 @@ impl<D: Device> Connection<D> {
             is_ending: false,
             counters: Counters::default(),
         })
+    }
+
+    /// Which side the program is.
+    pub fn side(&self) -> Side {
+        match self.rewriter {
+            Some(_) => Side::Server,
+            None => Side::Client,
+        }
     }
 
     /// What the status page says.
@@ -363,6 +388,9 @@ impl<D: Device> Connection<D> {
 
     /// To be called at the end of each of smbd's calls: whatever is left must wake it.
     pub fn settle(&mut self) {
+        if self.side() == Side::Client {
+            return self.settle_client();
+        }
         let is_ready = self.delivered == 0 && self.incoming.front().is_some_and(Incoming::is_ready);
         let is_starving = self.incoming.iter().any(Incoming::is_waiting) && !self.expects_event();
         if is_starving {
@@ -371,6 +399,19 @@ impl<D: Device> Connection<D> {
         }
         if is_ready || is_starving {
             self.wake();
+        }
+    }
+
+    /// On the client's side the device is readable exactly while recv() gives bytes.
+    fn settle_client(&mut self) {
+        if !self.incoming.is_empty() {
+            return self.wake();
+        }
+        // A NOP that made it readable would do so again.
+        while self.woken && self.incoming.is_empty() {
+            if !matches!(self.pump(), Ok(Pumped::Event { .. })) {
+                return;
+            }
         }
     }
 

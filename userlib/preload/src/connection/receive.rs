@@ -2,7 +2,7 @@
 
 //! What smbd reads.
 
-use super::{errno, Connection, Pumped};
+use super::{errno, Connection, Incoming, Pumped, Side};
 use crate::device::Device;
 use std::io::{self, IoSliceMut};
 use usmbd::{Interest, Piece};
@@ -20,7 +20,7 @@ impl<D: Device> Connection<D> {
         }
         let mut is_drained = false;
         loop {
-            if self.incoming.front().is_some_and(super::Incoming::is_ready) {
+            if self.incoming.front().is_some_and(Incoming::is_ready) {
                 return Ok(self.deliver(to));
             }
             if self.ended.is_some() {
@@ -66,6 +66,10 @@ impl<D: Device> Connection<D> {
         }
         if piece.total as usize > crate::smb2::MAX_MESSAGE_LENGTH {
             return self.fail("a message of more than 16 MiB");
+        }
+        if self.side() == Side::Client {
+            self.counters.messages_in += u64::from(piece.is_last());
+            return self.hold(Incoming::piece(piece));
         }
         if piece.offset as usize != self.assembling.len() {
             return self.fail("the device left out a piece of a message");

@@ -2,7 +2,7 @@
 
 //! What smbd writes.
 
-use super::{errno, from_device, Connection, Pumped, PREFIX};
+use super::{errno, from_device, Connection, Pumped, Side, PREFIX};
 use crate::device::Device;
 use crate::log;
 use crate::rewrite::{Gather, Reply, Segment};
@@ -97,8 +97,15 @@ impl<D: Device> Connection<D> {
         if message.is_empty() {
             return Ok(());
         }
+        let is_client = self.side() == Side::Client;
+        // What tells a client to try again would look like something to recv().
+        let wait = wait || is_client;
         loop {
             match self.send_message(&message)? {
+                Sent::Yes if is_client => {
+                    while let Pumped::Event { .. } = self.pump()? {}
+                    return Ok(());
+                }
                 Sent::Yes => return Ok(()),
                 Sent::NotYet if wait => {
                     // Whatever it waits for shows as an event, or as room for records.
@@ -128,17 +135,25 @@ impl<D: Device> Connection<D> {
         if self.unsent.is_some() {
             return Ok(Sent::NotYet);
         }
-        let reply = match self.rewriter.reply(message) {
-            Ok(reply) => reply,
-            Err(refused) => {
-                self.fail(refused);
-                return Err(errno(libc::EPIPE));
-            }
+        let reply = match &mut self.rewriter {
+            Some(rewriter) => match rewriter.reply(message) {
+                Ok(reply) => reply,
+                Err(refused) => {
+                    self.fail(refused);
+                    return Err(errno(libc::EPIPE));
+                }
+            },
+            None => Reply::original(message.len()),
         };
         if reply.length > self.max_message {
+            let hint = match self.side() {
+                Side::Server => {
+                    "encrypted or signed reads? mount with a smaller rsize=, or set `smb2 max read`"
+                }
+                Side::Client => "set the server's `smb2 max write`",
+            };
             log::error(format_args!(
-                "{}: smbd's message of {} bytes is longer than the {} that the client takes \
-                 (encrypted or signed reads? mount with a smaller rsize=, or set `smb2 max read`)",
+                "{}: a message of {} bytes is longer than the {} that the peer takes ({hint})",
                 self.name(),
                 reply.length,
                 self.max_message
@@ -152,7 +167,9 @@ impl<D: Device> Connection<D> {
         };
         if let Sent::Yes = sent {
             self.counters.messages_out += 1;
-            self.rewriter.answered(&reply);
+            if let Some(rewriter) = &mut self.rewriter {
+                rewriter.answered(&reply);
+            }
         }
         Ok(sent)
     }

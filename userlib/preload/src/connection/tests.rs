@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 fn pair() -> (Script, Connection<Script>) {
     let script = Script::new();
-    let connection = Connection::new(script.clone()).unwrap();
+    let connection = Connection::new(script.clone(), Side::Server).unwrap();
     (script, connection)
 }
 

@@ -4,6 +4,7 @@
 
 use super::data::hook;
 use super::{active, answer};
+use crate::connection::Side;
 use crate::table::{self, Kind};
 use crate::{address, listener, real};
 use libc::{c_int, c_long, c_ulong, c_void, epoll_event, sockaddr, socklen_t, TIOCOUTQ};
@@ -99,11 +100,7 @@ hook! { close(fd: c_int) -> c_int {
 fn copied(from: c_int, to: c_int) -> c_int {
     if to >= 0 && from != to && table::is_engaged() {
         let _: c_int = answer(|| {
-            let is_listener = table::is_ours(from, false)
-                && table::with(from, |entry| Ok(matches!(entry.kind, Kind::Listener)))?;
-            if table::adopt(to) && is_listener {
-                table::insert(to, Kind::Listener);
-            }
+            table::copied(from, to);
             Ok(0)
         });
     }
@@ -174,12 +171,17 @@ hook! { epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut epoll_e
 
 fn address_of(fd: c_int, is_peer: bool) -> io::Result<SocketAddr> {
     let not_connected = || io::Error::from_raw_os_error(libc::ENOTCONN);
-    let status = table::with_connection(fd, |connection| connection.status())?;
+    let known = table::with_connection(fd, |connection| {
+        Ok((connection.status()?, connection.side()))
+    });
+    let (status, side) = known.map_err(|_| not_connected())?;
     if is_peer {
         return status.peer.ok_or_else(not_connected);
     }
     let mut local = status.local.ok_or_else(not_connected)?;
-    local.set_port(LOCAL_PORT);
+    if side == Side::Server {
+        local.set_port(LOCAL_PORT);
+    }
     Ok(local)
 }
 
@@ -225,6 +227,17 @@ unsafe fn put(value: &[u8], to: *mut c_void, length: *mut socklen_t) {
     }
 }
 
+/// SO_ERROR: why a connect failed, once; or how the connection ended, if not in order.
+fn error_of(fd: c_int) -> c_int {
+    match table::with_connection(fd, |connection| Ok(connection.error())) {
+        Ok(error) => error,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOTCONN) | None => 0,
+            Some(code) => code,
+        },
+    }
+}
+
 hook! { getsockopt(
     fd: c_int,
     level: c_int,
@@ -247,7 +260,7 @@ hook! { getsockopt(
         }
         let value = match (level, option) {
             (libc::SOL_SOCKET, libc::SO_ERROR) => {
-                table::with_connection(fd, |connection| Ok(connection.error())).unwrap_or(0)
+                error_of(fd)
             }
             (libc::SOL_SOCKET, libc::SO_TYPE) => libc::SOCK_STREAM,
             _ => 0,

@@ -7,6 +7,7 @@
 //!
 //! Not there in unit tests, whose own calls they would answer.
 
+mod connect;
 mod control;
 mod data;
 

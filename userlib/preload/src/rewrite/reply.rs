@@ -98,6 +98,15 @@ pub struct Placement {
 }
 
 impl Reply {
+    /// A message of `length` bytes as it is.
+    pub fn original(length: usize) -> Self {
+        Self {
+            segments: vec![Segment::Original(0..length)],
+            length,
+            ..Self::default()
+        }
+    }
+
     /// Whether the client gets the very bytes that smbd sent.
     pub fn is_original(&self) -> bool {
         self.placements.is_empty()
@@ -112,11 +121,7 @@ impl Rewriter {
     ///
     /// [`Refused`]: the connection cannot go on.
     pub fn reply(&mut self, message: &Gather<'_>) -> Result<Reply, Refused> {
-        let mut reply = Reply {
-            segments: vec![Segment::Original(0..message.len())],
-            length: message.len(),
-            ..Reply::default()
-        };
+        let mut reply = Reply::original(message.len());
         if self.dialect == 0 {
             self.learn_dialect(message);
         }

@@ -48,10 +48,7 @@ impl Rewriter {
     ///
     /// [`Refused`]: the connection cannot go on.
     pub fn request(&mut self, message: &mut [u8]) -> Result<Request, Refused> {
-        let unchanged = Request {
-            length: message.len(),
-            ..Request::default()
-        };
+        let unchanged = Request::original(message.len());
         let Some(elements) = elements(message) else {
             return Ok(unchanged);
         };
@@ -230,6 +227,14 @@ impl Rewriter {
 }
 
 impl Request {
+    /// A message of `length` bytes as it is.
+    pub fn original(length: usize) -> Self {
+        Self {
+            length,
+            ..Self::default()
+        }
+    }
+
     /// Whether smbd gets the very bytes that the client sent (but for fields changed in place).
     pub fn is_original(&self) -> bool {
         self.fetches.is_empty()

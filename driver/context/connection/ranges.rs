@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The local ranges of a command: what an RDMA read fills, and what an RDMA write or a message
+//! takes its bytes from.
+//!
+//! They are cut into the scatter/gather entries of work requests from front to end. Their memory is
+//! registered in front of the first one.
+
+use super::link::SEND_SGE;
+use super::send::{Posted, SendQueue};
+use super::{timer, Connection, State};
+use crate::context::Context;
+use crate::memory::{Claim, DeviceBuffer, Range};
+use crate::verbs::Sge;
+use kernel::iov::IovIterSource;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use usmbd_abi::memory::MemoryRange;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Milliseconds after which a buffer is looked at again that another connection registers.
+const REGISTRATION_RETRY: u64 = 1;
+
+/// See the module's documentation.
+pub(super) struct Ranges {
+    list: KVec<Range>,
+    length: u32,
+    /// Whole ranges that are taken, and bytes of the next.
+    at: usize,
+    within: u32,
+    /// Bytes that are taken.
+    taken: u32,
+    /// See [`Self::is_registered`].
+    registered: bool,
+    /// Keys of one use that are invalidated: of whole ranges, and regions of the next.
+    invalidated: usize,
+    region_invalidated: usize,
+    /// The next one in a [`List`].
+    next: Option<KBox<Ranges>>,
+}
+
+/// Ranges that are done with, to be dropped where that may sleep: their memory may be the last of
+/// its area or registration.
+#[derive(Default)]
+pub(crate) struct List(Option<KBox<Ranges>>);
+
+impl List {
+    pub(super) fn push(&mut self, mut ranges: KBox<Ranges>) {
+        ranges.next = self.0.take();
+        self.0 = Some(ranges);
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // One by one: a chain of drops would use the stack.
+        while let Some(mut ranges) = self.0.take() {
+            self.0 = ranges.next.take();
+        }
+    }
+}
+
+/// A posted registration of a buffer: its last work request.
+pub(super) struct Registration(Arc<DeviceBuffer>);
+
+impl Registration {
+    pub(super) fn complete(self, success: bool) {
+        self.0.registered(success);
+    }
+}
+
+/// What became of an attempt to post something.
+pub(super) enum Progress {
+    /// All of it is in the chain.
+    Posted,
+    /// No slot is free, or no room in the chain.
+    Full,
+    /// Another connection registers one of its buffers.
+    Wait,
+    /// A work request could not be built, which no input can bring about.
+    Failed,
+}
+
+impl Ranges {
+    /// What the caller's ranges name; `sink` and `fits` as in
+    /// [`AreaSlot::resolve`](crate::memory::AreaSlot::resolve), whose errors these are.
+    pub(super) fn resolve(
+        connection: &Connection,
+        context: &Context,
+        named: &[MemoryRange],
+        sink: bool,
+        fits: impl FnOnce(u32) -> Result,
+    ) -> Result<KBox<Self>> {
+        let device = connection.device();
+        let (list, length) = context.area.resolve(device, named, sink, fits)?;
+        Ok(KBox::new(
+            Self {
+                list,
+                length,
+                at: 0,
+                within: 0,
+                taken: 0,
+                registered: false,
+                invalidated: 0,
+                region_invalidated: 0,
+                next: None,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Bytes that are not taken yet.
+    pub(super) fn left(&self) -> u32 {
+        self.length.saturating_sub(self.taken)
+    }
+
+    /// Bytes of the lists of a command that have to be counted for so many entries.
+    pub(super) fn list_bytes(entries: usize) -> usize {
+        entries.saturating_mul(size_of::<MemoryRange>())
+    }
+
+    /// Takes the next bytes, `most` at most, as far as the entries go. Returns the entries filled
+    /// and the bytes in them; none if an entry could not be made, which no input can bring about.
+    pub(super) fn take(&mut self, most: u32, sges: &mut [Sge]) -> Option<(usize, u32)> {
+        let (count, bytes, at, within) = self.cut(most, sges)?;
+        (self.at, self.within) = (at, within);
+        self.taken = self.taken.saturating_add(bytes);
+        Some((count, bytes))
+    }
+
+    /// Bytes that [`Self::take`] would take.
+    pub(super) fn reach(&self, most: u32, entries: usize) -> Option<u32> {
+        let mut sges = [Sge::default(); SEND_SGE];
+        let (_, bytes, ..) = self.cut(most, sges.get_mut(..entries)?)?;
+        Some(bytes)
+    }
+
+    /// Entries filled, bytes in them, and where the next begin.
+    fn cut(&self, most: u32, sges: &mut [Sge]) -> Option<(usize, u32, usize, u32)> {
+        let (mut at, mut within) = (self.at, self.within);
+        let (mut count, mut bytes) = (0usize, 0u32);
+        for place in sges {
+            let Some(range) = self.list.get(at) else {
+                break;
+            };
+            let left = range.length.saturating_sub(within);
+            let wanted = left.min(most.saturating_sub(bytes));
+            if wanted == 0 {
+                break;
+            }
+            *place = range
+                .buffer
+                .sge(range.offset.checked_add(within)?, wanted)?;
+            count = count.saturating_add(1);
+            bytes = bytes.saturating_add(place.length);
+            within = within.saturating_add(place.length);
+            if within == range.length {
+                at = at.saturating_add(1);
+                within = 0;
+            }
+        }
+        (count > 0).then_some((count, bytes, at, within))
+    }
+
+    /// The next key of one use that has to be invalidated, when all is posted.
+    pub(super) fn next_key(&mut self) -> Option<u32> {
+        while let Some(range) = self.list.get(self.invalidated) {
+            if let Some(key) = range.buffer.one_use_key(self.region_invalidated) {
+                self.region_invalidated = self.region_invalidated.saturating_add(1);
+                return Some(key);
+            }
+            self.invalidated = self.invalidated.saturating_add(1);
+            self.region_invalidated = 0;
+        }
+        None
+    }
+
+    /// Whether keys of one use are still to be invalidated.
+    pub(super) fn has_keys(&self) -> bool {
+        self.list
+            .get(self.invalidated..)
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+            .any(|(at, range)| {
+                let region = if at == 0 { self.region_invalidated } else { 0 };
+                range.buffer.one_use_key(region).is_some()
+            })
+    }
+
+    /// Whether all is registered, or will be before the work requests that use it.
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    /// Sees to it that all is registered for connection `number`, in the chain if need be. There is
+    /// room for one more work request in the chain afterwards.
+    pub(super) fn register(&mut self, number: u64, send: &mut SendQueue) -> Progress {
+        if self.registered {
+            return Progress::Posted;
+        }
+        for range in &self.list {
+            let regions = range.buffer.region_count();
+            if send.room() < regions.saturating_add(1) {
+                return Progress::Full;
+            }
+            match range.buffer.claim(number) {
+                Claim::Ready => continue,
+                Claim::Wait => return Progress::Wait,
+                Claim::Yours => {}
+            }
+            for index in 0..regions {
+                let last = index.saturating_add(1) == regions;
+                let (wr_id, signalled) = send.number(last);
+                let pushed =
+                    range
+                        .buffer
+                        .push_registration(index, &mut send.chain, wr_id, signalled);
+                let posted = if last {
+                    Posted::Registration(Registration(range.buffer.clone()))
+                } else {
+                    Posted::Part
+                };
+                if pushed.is_err() || send.remember(posted).is_err() {
+                    range.buffer.registered(false);
+                    return Progress::Failed;
+                }
+                send.rdma_slots = send.rdma_slots.saturating_sub(1);
+            }
+        }
+        self.registered = true;
+        Progress::Posted
+    }
+}
+
+/// Fetches `count` entries; the ABI bounds the count.
+pub(super) fn fetch_list<T: FromZeros + IntoBytes + zerocopy::FromBytes + Copy>(
+    source: &mut IovIterSource<'_>,
+    count: u16,
+) -> Result<KVec<T>> {
+    let mut list = KVec::with_capacity(count.into(), GFP_KERNEL_ACCOUNT)?;
+    for _ in 0..count {
+        let mut entry = T::new_zeroed();
+        let bytes = entry.as_mut_bytes();
+        if source.copy_from_iter(bytes) != bytes.len() {
+            return Err(EFAULT);
+        }
+        list.push(entry, GFP_KERNEL_ACCOUNT)?;
+    }
+    Ok(list)
+}
+
+impl Connection {
+    /// Something could not be posted now: looks again when it may be possible.
+    pub(super) fn hold(&self, state: &mut State, progress: Progress) {
+        match progress {
+            // A completion makes room.
+            Progress::Posted | Progress::Full => {}
+            Progress::Wait => {
+                state.retry_at = Some(timer::after(timer::now(), REGISTRATION_RETRY));
+            }
+            Progress::Failed => {
+                let reason = usmbd_engine::Reason::ProviderError;
+                state.engine.handle_provider_error(reason, timer::now());
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Events to records.
+
+use super::{connect, fabric, negotiated, operators, socket_address};
+use crate::context::event_queue::Event;
+use kernel::prelude::*;
+use usmbd_abi::event;
+use usmbd_abi::memory as layout;
+use usmbd_abi::record::Header;
+use usmbd_engine as engine;
+use zerocopy::IntoBytes;
+
+/// An event's record: header and body. Its tail follows: [`tail`], or a piece's payload, which
+/// stands elsewhere.
+pub(crate) struct Record {
+    bytes: [u8; Self::MAX],
+    length: usize,
+    pub(crate) header: Header,
+}
+
+impl Record {
+    const MAX: usize = 192;
+
+    fn new<B: event::Body>(flags: u16, user_data: u64, body: &B, tail_length: u32) -> Option<Self> {
+        let header = event::header::<B>(flags, user_data, tail_length)?;
+        let mut bytes = [0; Self::MAX];
+        let mut length = 0usize;
+        for part in [header.as_bytes(), body.as_bytes()] {
+            let end = length.checked_add(part.len())?;
+            bytes.get_mut(length..end)?.copy_from_slice(part);
+            length = end;
+        }
+        Some(Self {
+            bytes,
+            length,
+            header,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Bytes of a PDU_RECEIVED before its payload.
+pub(crate) const PIECE_OVERHEAD: usize = size_of::<Header>() + size_of::<event::PduReceived>();
+
+/// Encodes a piece of a message, of which `payload_length` bytes follow, and whose last fragment
+/// invalidated this token. None if the record would be longer than a record can be.
+pub(crate) fn encode_piece(
+    connection: u64,
+    piece: &engine::Piece,
+    payload_length: u32,
+    invalidated: Option<u32>,
+) -> Option<Record> {
+    let flags = if invalidated.is_some() {
+        event::INVALIDATED
+    } else {
+        0
+    };
+    let body = event::PduReceived {
+        connection: connection.into(),
+        total: piece.message_total.into(),
+        offset: piece.message_offset.into(),
+        payload_length: payload_length.into(),
+        invalidated_token: invalidated.unwrap_or(0).into(),
+    };
+    Record::new(flags, 0, &body, payload_length)
+}
+
+/// Bytes of the record of an event other than a piece. Takes no lock: the event may stand in a
+/// queue that is locked.
+pub(crate) fn length(event: &Event) -> Option<u32> {
+    let body = match event {
+        Event::HelloDone { .. } => size_of::<event::HelloDone>(),
+        Event::NopDone { .. } => size_of::<event::NopDone>(),
+        Event::MemoryParameters { .. } => size_of::<event::MemoryParameters>(),
+        Event::MemoryRegistered { .. } => size_of::<event::MemoryRegistered>(),
+        Event::MemoryUnregistered { .. } => size_of::<event::MemoryUnregistered>(),
+        Event::Listening { .. } => size_of::<event::Listening>(),
+        Event::ListenerClosed { .. } => size_of::<event::ListenerClosed>(),
+        Event::ListenerChanged { .. } => size_of::<event::ListenerChanged>(),
+        Event::ConnectionReady { .. } => size_of::<event::ConnectionReady>(),
+        Event::ConnectionRouted { .. } => size_of::<event::ConnectionRouted>(),
+        Event::Accepted { .. } => size_of::<event::Accepted>(),
+        Event::Connected { .. } | Event::ConnectFailed { .. } => size_of::<event::Connected>(),
+        Event::Piece { .. } | Event::HeldPiece { .. } => return None,
+        Event::NegotiateAnswered { .. } => size_of::<event::NegotiateAnswered>(),
+        Event::PduSent { .. } => size_of::<event::PduSent>(),
+        Event::RdmaComplete { .. } => size_of::<event::RdmaComplete>(),
+        Event::Disconnected { .. } => size_of::<event::Disconnected>(),
+        Event::SendReady { .. } => size_of::<event::SendReady>(),
+        Event::Statistics { .. } => size_of::<event::Statistics>(),
+        Event::Connections { .. } => size_of::<event::Connections>(),
+    };
+    let fixed = size_of::<Header>().checked_add(body)?;
+    let tail = tail(event).len().checked_next_multiple_of(8)?;
+    u32::try_from(fixed.checked_add(tail)?).ok()
+}
+
+/// What stands behind an event's fixed body, without padding; of pieces, nothing.
+pub(crate) fn tail(event: &Event) -> &[u8] {
+    match event {
+        Event::NegotiateAnswered { held, .. } => held.response(),
+        Event::Connections { entries, .. } => entries,
+        _ => &[],
+    }
+}
+
+/// Encodes an event other than a piece, up to where its tail begins.
+pub(crate) fn encode(event: &Event) -> Option<Record> {
+    match event {
+        Event::HelloDone {
+            user_data,
+            version,
+            features,
+        } => {
+            let body = event::HelloDone {
+                version: (*version).into(),
+                reserved: 0.into(),
+                features: (*features).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::NopDone { user_data } => Record::new(0, *user_data, &event::NopDone {}, 0),
+        Event::MemoryParameters { user_data } => {
+            let body = event::MemoryParameters {
+                area_offset: layout::AREA_OFFSET.into(),
+                status_page_offset: layout::STATUS_PAGE_OFFSET.into(),
+                buffer_count: crate::memory::BUFFER_COUNT.into(),
+                buffer_size: layout::BUFFER_SIZE.into(),
+                status_page_length: layout::STATUS_PAGE_LENGTH.into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryRegistered {
+            user_data,
+            handle,
+            length,
+        } => {
+            let body = event::MemoryRegistered {
+                handle: (*handle).into(),
+                reserved: 0.into(),
+                length: (*length).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::MemoryUnregistered { user_data, handle } => {
+            let body = event::MemoryUnregistered {
+                handle: (*handle).into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Listening {
+            user_data,
+            status,
+            listener,
+        } => {
+            let body = event::Listening {
+                status: status.number().into(),
+                listener: (*listener).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::ListenerClosed {
+            user_data,
+            listener,
+        } => {
+            let body = event::ListenerClosed {
+                listener: (*listener).into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::ListenerChanged { listener } => {
+            let devices = listener.devices();
+            let body = event::ListenerChanged {
+                listener: listener.number().into(),
+                infiniband_devices: devices.infiniband.into(),
+                iwarp_devices: devices.iwarp.into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
+        Event::ConnectionReady {
+            connection,
+            listener,
+            ticket,
+        } => {
+            let client = connection.client();
+            let body = event::ConnectionReady {
+                listener: (*listener).into(),
+                fabric: fabric(connection.fabric()).into(),
+                connection: connection.number().into(),
+                ticket: *ticket,
+                local: socket_address(connection.local()),
+                peer: socket_address(connection.peer()),
+                negotiated: negotiated(client.negotiated.as_ref()),
+                client_guid: client.guid,
+                session_id: client.session_id.into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
+        Event::ConnectionRouted { connection } => {
+            let client = connection.client();
+            let body = event::ConnectionRouted {
+                connection: connection.number().into(),
+                // A session that was claimed is not zero, and is not known where the guid was.
+                claim: match client.session_id {
+                    0 => event::CLAIM_CLIENT_GUID,
+                    _ => event::CLAIM_SESSION_ID,
+                }
+                .into(),
+                fabric: fabric(connection.fabric()).into(),
+                negotiated: negotiated(client.negotiated.as_ref()),
+                local: socket_address(connection.local()),
+                peer: socket_address(connection.peer()),
+                client_guid: client.guid,
+                session_id: client.session_id.into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
+        Event::Accepted {
+            user_data,
+            connection,
+            status,
+        } => {
+            let body = event::Accepted {
+                connection: connection.number().into(),
+                status: status.number().into(),
+                fabric: fabric(connection.fabric()).into(),
+                negotiated: negotiated(connection.negotiated().as_ref()),
+                local: socket_address(connection.local()),
+                peer: socket_address(connection.peer()),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connected {
+            user_data,
+            connection,
+        } => Record::new(0, *user_data, &connect::connected(connection), 0),
+        Event::ConnectFailed {
+            user_data,
+            status,
+            peer,
+        } => Record::new(0, *user_data, &connect::failed(*status, peer), 0),
+        // Its payload does not stand in the event; see `encode_piece`.
+        Event::Piece { .. } | Event::HeldPiece { .. } => None,
+        Event::NegotiateAnswered { connection, held } => {
+            let length = u32::try_from(held.response().len()).ok()?;
+            let body = event::NegotiateAnswered {
+                connection: (*connection).into(),
+                payload_length: length.into(),
+                template: held.template().into(),
+            };
+            Record::new(0, 0, &body, length)
+        }
+        Event::PduSent {
+            user_data,
+            connection,
+            status,
+        } => {
+            let body = event::PduSent {
+                connection: (*connection).into(),
+                status: status.number().into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::RdmaComplete {
+            user_data,
+            connection,
+            status,
+            length,
+        } => {
+            let body = event::RdmaComplete {
+                connection: (*connection).into(),
+                status: status.number().into(),
+                length: (*length).into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Disconnected {
+            user_data,
+            connection,
+            reason,
+        } => {
+            let body = event::Disconnected {
+                connection: connection.number().into(),
+                reason: reason.number().into(),
+                reserved: 0.into(),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::SendReady { connection } => {
+            let body = event::SendReady {
+                connection: connection.number().into(),
+            };
+            Record::new(0, 0, &body, 0)
+        }
+        Event::Statistics {
+            user_data,
+            connection,
+            counters,
+        } => {
+            let body = event::Statistics {
+                connection: (*connection).into(),
+                counters: operators::counters(counters),
+            };
+            Record::new(0, *user_data, &body, 0)
+        }
+        Event::Connections {
+            user_data,
+            count,
+            left,
+            ..
+        } => {
+            let body = event::Connections {
+                count: (*count).into(),
+                left: (*left).into(),
+            };
+            let tail_length = u32::try_from(tail(event).len()).ok()?;
+            Record::new(0, *user_data, &body, tail_length)
+        }
+    }
+}
