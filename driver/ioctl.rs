@@ -150,16 +150,20 @@ fn checked(
         .and_then(|fixed| fixed.checked_add(memory_length))
         .ok_or(EINVAL)?
         .into();
-    let (body, unused) = directive.body.split_at_checked(body_length).ok_or(EINVAL)?;
-    if unused.iter().any(|byte| *byte != 0) {
+    let body = directive.body.get(..body_length).ok_or(EINVAL)?;
+    // As one number: a loop over bytes would be what is measured.
+    let whole = u128::from_le_bytes(directive.body);
+    let shift = body_length.saturating_mul(8) as u32;
+    if whole.checked_shr(shift).unwrap_or(0) != 0 {
         return Err(EINVAL);
     }
-    let command = Command::decode(header, body).map_err(|_| EINVAL)?;
+    let decoded = Command::decode(header, body);
+    let command = decoded.as_ref().map_err(|_| EINVAL)?;
     let (address, length) = (directive.memory.get() as usize, memory_length as usize);
     let mut memory = user_memory(address, length, bindings::ITER_SOURCE)?;
     // SAFETY: It is valid, a source by its making, and used only for the rest of this call.
     let memory = unsafe { IovIterSource::from_raw(&mut memory) };
-    dispatch::command(context, header, &command, memory, nowait, plug)
+    dispatch::command(context, header, command, memory, nowait, plug)
 }
 
 fn set_parameters(context: &Arc<Context>, address: usize) -> Result<usize> {

@@ -81,13 +81,20 @@ fn checked(
     }
     let mut body = [0; MAX_BODY_LENGTH];
     let body = body.get_mut(..layout.body_length).ok_or(EINVAL)?;
-    fetch(source, body)?;
-    let command = Command::decode(header, body).map_err(|_| EINVAL)?;
+    if !body.is_empty() {
+        fetch(source, body)?;
+    }
+    // Where it stands: moving it would cost as much as decoding it.
+    let decoded = Command::decode_body(header, &layout, body);
+    let command = decoded.as_ref().map_err(|_| EINVAL)?;
     let before = source.len();
-    dispatch::command(context, header, &command, source, nowait, plug)?;
+    dispatch::command(context, header, command, source, nowait, plug)?;
     // The tail, whatever was read of it, is done with.
     let read = before.saturating_sub(source.len());
-    source.advance((layout.tail_length as usize).saturating_sub(read));
+    let unread = (layout.tail_length as usize).saturating_sub(read);
+    if unread > 0 {
+        source.advance(unread);
+    }
     Ok(())
 }
 
