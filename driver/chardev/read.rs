@@ -4,7 +4,7 @@
 
 use crate::context::connection::Connection;
 use crate::context::dispatch::{self, PIECE_OVERHEAD};
-use crate::context::event_queue::{Event, EventQueue, Place, SlotOf, View};
+use crate::context::event_queue::{Event, EventQueue, Next, Place, SlotOf, View};
 use crate::context::Context;
 use crate::trace;
 use kernel::iov::IovIterDest;
@@ -46,16 +46,18 @@ fn take(
     // event has left the queue yet.
     copy(dest, BatchHeader::default().as_bytes())?;
     let mut returns = Returns::default();
+    let mut slots = Slots::default();
     let mut count = 0u32;
     // Not what `dest` says: an event of which only a part could be copied stays queued.
     let mut bytes = BATCH_HEADER_LENGTH;
     let mut failure = None;
-    while count < most && !queue.is_empty() {
-        match one(context, dest, &mut returns) {
-            Ok(length) => {
+    while count < most {
+        match one(context, dest, &mut returns, &mut slots) {
+            Ok(Some(length)) => {
                 count = count.saturating_add(1);
                 bytes = bytes.saturating_add(length);
             }
+            Ok(None) => break,
             Err(error) => {
                 failure = Some(error);
                 break;
@@ -63,6 +65,7 @@ fn take(
         }
     }
     returns.flush(queue);
+    slots.release(queue);
     if count == 0 {
         return Err(failure.unwrap_or(EAGAIN));
     }
@@ -145,31 +148,42 @@ impl Stretch {
     }
 }
 
-/// Delivers the oldest event; bytes of its record. It stays queued if it cannot be delivered.
-fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> Result<u32> {
+/// Delivers the oldest event; bytes of its record, none if there is no event. It stays queued if it
+/// cannot be delivered.
+fn one(
+    context: &Context,
+    dest: &mut IovIterDest<'_>,
+    returns: &mut Returns,
+    slots: &mut Slots,
+) -> Result<Option<u32>> {
     let queue = context.queue();
-    let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
-    let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
-    let stretch = queue.look(|view| {
-        let is_piece = view.head().is_some_and(|head| head.piece().is_some());
-        is_piece.then(|| Stretch::of(view, payload_room))
-    });
-    match stretch.ok_or(EAGAIN)? {
-        Some(Some(stretch)) => deliver_pieces(queue, &stretch, dest, returns),
-        Some(None) => Err(EMSGSIZE),
-        None => deliver_record(context, dest),
-    }
-}
-
-fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result<u32> {
-    let queue = context.queue();
-    let event = queue.pop().ok_or(EAGAIN)?;
+    let event = loop {
+        match queue.next() {
+            Next::Nothing => return Ok(None),
+            Next::Event(event) => break event,
+            Next::Pieces => {}
+        }
+        let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
+        let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
+        let stretch = queue.look(|view| {
+            let is_piece = view.head().is_some_and(|head| head.piece().is_some());
+            is_piece.then(|| Stretch::of(view, payload_room))
+        });
+        match stretch.flatten() {
+            Some(Some(stretch)) => {
+                return deliver_pieces(queue, &stretch, dest, returns).map(Some);
+            }
+            Some(None) => return Err(EMSGSIZE),
+            // An answer has just come, and goes first.
+            None => {}
+        }
+    };
     let copied = copy_record(dest, &event);
     match copied {
-        Ok(_) => delivered(context, event),
+        Ok(_) => delivered(context, event, slots),
         Err(_) => queue.put_back(event),
     }
-    copied
+    copied.map(Some)
 }
 
 /// Copies a record that stands alone, and what stands behind it.
@@ -262,7 +276,8 @@ impl Returns {
 }
 
 fn copy(dest: &mut IovIterDest<'_>, bytes: &[u8]) -> Result {
-    if dest.copy_to_iter(bytes) == bytes.len() {
+    // Most records have no tail.
+    if bytes.is_empty() || dest.copy_to_iter(bytes) == bytes.len() {
         Ok(())
     } else {
         Err(EFAULT)
@@ -288,7 +303,7 @@ fn trace(record: &dispatch::Record) {
 }
 
 /// What follows from an event's delivery.
-fn delivered(context: &Context, event: Event) {
+fn delivered(context: &Context, event: Event, slots: &mut Slots) {
     let slot_of = event.slot_of();
     let keeps_slot = match &event {
         Event::SendReady { connection } => connection.send_ready_read(),
@@ -304,6 +319,38 @@ fn delivered(context: &Context, event: Event) {
         _ => false,
     };
     if !keeps_slot {
-        context.queue().release(1, slot_of);
+        slots.add(slot_of);
+    }
+}
+
+/// Slots of events that were read; they are given back together.
+#[derive(Default)]
+struct Slots {
+    commands: usize,
+    answers: usize,
+    connections: usize,
+}
+
+impl Slots {
+    fn add(&mut self, of: SlotOf) {
+        let count = match of {
+            SlotOf::Command => &mut self.commands,
+            SlotOf::Answer => &mut self.answers,
+            SlotOf::Connection => &mut self.connections,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    fn release(&self, queue: &EventQueue) {
+        let counts = [
+            (self.commands, SlotOf::Command),
+            (self.answers, SlotOf::Answer),
+            (self.connections, SlotOf::Connection),
+        ];
+        for (count, of) in counts {
+            if count > 0 {
+                queue.release(count, of);
+            }
+        }
     }
 }
