@@ -46,7 +46,9 @@ struct Copied {
     /// Payload of one segment, save the last.
     payload: usize,
     per_chunk: usize,
-    chunks: KVec<DmaBuffer>,
+    /// Most messages have no more than this.
+    first: DmaBuffer,
+    others: KVec<DmaBuffer>,
 }
 
 impl SendRequest {
@@ -78,9 +80,9 @@ impl SendRequest {
 }
 
 impl Copied {
-    /// `left` bytes, with which `fill` fills the segments in their order.
+    /// `length` bytes, with which `fill` fills the segments in their order.
     fn filled(
-        mut left: usize,
+        length: usize,
         max_send_size: u32,
         device: &Arc<Device>,
         mut fill: impl FnMut(&mut [u8]) -> Result,
@@ -94,9 +96,8 @@ impl Copied {
             .checked_div(segment)
             .filter(|n| *n > 0)
             .ok_or(EINVAL)?;
-        let segments = left.div_ceil(payload);
-        let mut chunks = KVec::with_capacity(segments.div_ceil(per_chunk), GFP_KERNEL_ACCOUNT)?;
-        while left > 0 {
+        let mut left = length;
+        let mut chunk = || {
             let here = left.div_ceil(payload).min(per_chunk);
             // The last segment of a chunk may be short; a small message takes little memory.
             let last = left
@@ -115,19 +116,32 @@ impl Copied {
                 left = left.saturating_sub(place.len());
             }
             chunk.sync_for_device(bytes);
-            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
+            Ok::<_, Error>(chunk)
+        };
+        let first = chunk()?;
+        let mut others = KVec::new();
+        let chunks = length.div_ceil(payload).div_ceil(per_chunk);
+        if chunks > 1 {
+            others.reserve(chunks.saturating_sub(1), GFP_KERNEL_ACCOUNT)?;
+            for _ in 1..chunks {
+                others.push(chunk()?, GFP_KERNEL_ACCOUNT)?;
+            }
         }
         Ok(Self {
             payload,
             per_chunk,
-            chunks,
+            first,
+            others,
         })
     }
 
     /// Writes a PDU's header before its payload, and says where both stand.
     fn segment(&mut self, transmit: &Transmit) -> Option<Sge> {
         let number = (transmit.payload_offset as usize).checked_div(self.payload)?;
-        let chunk = self.chunks.get_mut(number.checked_div(self.per_chunk)?)?;
+        let chunk = match number.checked_div(self.per_chunk)?.checked_sub(1) {
+            None => &mut self.first,
+            Some(other) => self.others.get_mut(other)?,
+        };
         let within = number.checked_rem(self.per_chunk)?;
         let start = within.checked_mul(self.payload.checked_add(DATA_HEADER)?)?;
         let header = transmit.header.get(..DATA_HEADER)?;
@@ -284,6 +298,9 @@ impl Outgoing {
 
     /// What must not be dropped under a lock.
     pub(super) fn into_ranges(this: KBox<Self>) -> Option<KBox<Ranges>> {
+        if !this.has_ranges() {
+            return None;
+        }
         match KBox::into_inner(this).body {
             Body::Copied(_) => None,
             Body::Ranges(ranges) => Some(ranges),
