@@ -60,6 +60,8 @@ pub(crate) struct Context {
     /// Whose connections it wants.
     #[pin]
     claims: Claims,
+    /// Number of the only connection, zero if there is none or several.
+    only: Atomic<u64>,
     /// Bytes of lists that commands under way have in kernel memory.
     command_bytes: Atomic<usize>,
     /// The areas mapped through this context.
@@ -82,6 +84,16 @@ struct Inner {
     /// What the connections counted whose end was read.
     past: Counters,
     closed: bool,
+}
+
+impl Inner {
+    /// The number of the only connection, zero if there is none or several.
+    fn only(&self) -> u64 {
+        match self.connections.cursor_front() {
+            Some(front) if self.count == 1 => *front.current().0,
+            _ => 0,
+        }
+    }
 }
 
 /// A context's negotiate templates, by their numbers.
@@ -134,6 +146,7 @@ impl Context {
                     closed: false,
                 }, "usmbd_context"),
                 claims <- claims,
+                only: Atomic::new(0),
                 command_bytes: Atomic::new(0),
                 area <- area,
                 status_page <- status_page,
@@ -287,6 +300,7 @@ impl Context {
         inner.count = inner.count.saturating_add(1);
         inner.connections.insert(node);
         let count = inner.count;
+        self.only.store(inner.only(), Relaxed);
         drop(inner);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
@@ -307,6 +321,7 @@ impl Context {
                 if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
+                self.only.store(inner.only(), Relaxed);
             }
             (node, inner.count)
         };
@@ -322,8 +337,7 @@ impl Context {
 
     /// Whether this is the context's only connection, so that the status page is about it.
     pub(crate) fn is_only(&self, number: u64) -> bool {
-        let inner = self.inner.lock();
-        inner.count == 1 && inner.connections.get(&number).is_some()
+        self.only.load(Relaxed) == number
     }
 
     /// Listens. The bind runs in a work item, since rdma_bind_addr() asks the capabilities of the

@@ -156,6 +156,9 @@ struct State {
     send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     draining: u8,
+    /// Bytes of messages that were taken, and what of that the status page tells.
+    bytes_accepted: u64,
+    bytes_published: u64,
     counters: Counters,
 }
 
@@ -293,6 +296,8 @@ impl Connection {
             send_ready_wanted: false,
             send_ready_queued: false,
             draining: 0,
+            bytes_accepted: 0,
+            bytes_published: 0,
             counters: Counters::default(),
         };
         let (local, peer) = (incoming.local(), incoming.peer());
@@ -471,6 +476,12 @@ impl Connection {
         {
             state.engine.disconnect(now);
             return self.advance(state, now, later);
+        }
+        if state.bytes_published != state.bytes_accepted {
+            state.bytes_published = state.bytes_accepted;
+            state.publish(self.number, |page| {
+                page.bytes_accepted = state.bytes_accepted.into()
+            });
         }
         self.arm(state, now);
     }
