@@ -274,7 +274,13 @@ impl Listener {
     /// Whether an id must go because its device does: the CM waits for that. (Ids without an
     /// address have no device of their own, and rdma_cm has them follow the devices.)
     fn is_lost(&self, id: &Id<Listener>) -> bool {
-        self.request.address.is_some() && id.device().is_none_or(|device| device.removing())
+        !self.is_on_any() && id.device().is_none_or(|device| device.removing())
+    }
+
+    /// Whether it listens on any address, of both families or of one.
+    fn is_on_any(&self) -> bool {
+        let address = self.request.address.as_ref();
+        address.is_none_or(SocketAddr::is_any)
     }
 
     /// Devices came or went: gives up what is lost, listens on what came, and tells.
@@ -298,11 +304,11 @@ impl Listener {
 
     fn count(&self, places: &[Place]) -> Devices {
         let count = |kind| {
-            let count = if self.request.address.is_some() {
+            let count = if self.is_on_any() {
+                Device::count_in(self.context.net(), kind)
+            } else {
                 let served = places.iter().filter(|place| place.kind == kind);
                 served.filter(|place| place.id.is_some()).count()
-            } else {
-                Device::count_in(self.context.net(), kind)
             };
             u16::try_from(count).unwrap_or(u16::MAX)
         };

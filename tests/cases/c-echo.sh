@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # A C program serves an echo with libusmbd.so, over both fabrics and both families.
 # lanes: stock debug
+# kernels: default
 # timeout: 120
 . /src/tests/cases/lib.sh
 

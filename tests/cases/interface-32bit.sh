@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # A 32-bit program uses the device on a 64-bit kernel: records are the same, and so are both mappings.
 # lanes: stock
+# kernels: default
 # timeout: 60
 . /src/tests/cases/lib.sh
 

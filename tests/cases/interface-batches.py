@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Batches of every length, what ends one early, buffers of every size, memory that is not there.
 # lanes: stock debug
+# kernels: default
 # timeout: 120
 """docs/abi.md, "Writing commands" and "Reading events"."""
 

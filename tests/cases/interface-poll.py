@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # poll and epoll, level- and edge-triggered: when each bit comes and goes, and that whoever sleeps for it
 # is woken.
-# lanes: stock debug
+# lanes: stock
 # timeout: 150
 """docs/abi.md, "Waiting"."""
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # One context, many users: threads, processes, credentials.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 150
 """docs/abi.md, "Contexts": what a context may do is its opener's, and who uses it does not matter."""
 

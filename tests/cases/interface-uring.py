@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # io_uring reads and writes the device: plain, with registered files and buffers, from a polling thread.
 # lanes: stock
+# kernels: default
 # timeout: 150
 """docs/abi.md, "Waiting in write()", "Waiting"."""
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The area's memory: limits of a process, a user and the driver; given back when idle; zeroed; what
 # outlives what.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 200
 """docs/operating.md, "Limits"; docs/abi.md, "Registration area"."""
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Registered memory is read and written like the area's, messages are sent from either without a
 # copy, contents checked by the peer; a process may end, or give memory up, under a transfer.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 400
 """Contents, end to end."""
 
@@ -34,8 +35,9 @@ def play(what, *arguments, timeout=150):
 
 def contents(where, how):
     process = server(where, how)
-    sizes = ["--sizes", "1,5000,300001"] if DEBUG else []
-    play(f"{how} over {where}", "placement", where, *sizes)
+    # placement.sh has the sizes up to 8 MiB; here are those around a page, a block, and two.
+    sizes = "1,5000,300001" if DEBUG else "1,5000,300001,1048577,2100000"
+    play(f"{how} over {where}", "placement", where, "--sizes", sizes)
     if not DEBUG:
         # As for placement.sh: siw has its own idea of small pieces.
         play(f"many ranges, {how} over {where}", "placement", where, "--sizes", 70000,

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # A claim is about listeners of its own network namespace and uid, has one owner, and ends with it.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 300
 """Claims: docs/abi.md, "Routing"."""
 

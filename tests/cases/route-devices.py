@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # LISTENER_CHANGED tells which devices a listener serves; a listener with an address follows its device.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 240
 """LISTENER_CHANGED: docs/abi.md."""
 
@@ -84,6 +85,25 @@ def wildcard():
     link_add("rxe0")
     silent(device, "a listener that was closed")
     device.close()
+
+
+def wildcard_of_a_family():
+    """As smbd listens: once for each family, which do not disturb each other."""
+    for text in ("0.0.0.0", "::"):
+        device, number = listening(text)
+        changed(device, number, 1, 1, f"{text} at first")
+        link_del("rxe0")
+        changed(device, number, 0, 1, f"{text}, RoCE goes")
+        link_add("rxe0")
+        changed(device, number, 1, 1, f"{text}, RoCE comes")
+        device.close()
+    server = lib.Server("0.0.0.0")
+    other, _ = listening("::")
+    process = lib.peer("echo", lib.ROCE, "--sizes", "1000", "--timeout", 30 * lib.SLOW)
+    server.serve(lambda: process.poll() is not None, 40)
+    lib.ended_well("echo by a wildcard of IPv4", process)
+    server.device.close()
+    other.close()
 
 
 def with_address():
@@ -184,6 +204,7 @@ def failed():
 
 
 wildcard()
+wildcard_of_a_family()
 with_address()
 routing_on_it()
 none_at_all()

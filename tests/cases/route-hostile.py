@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # First messages that no SMB client sends, or too many of them, or too late: the connection ends, and nothing else does.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 400
 """Routing and hostile peers."""
 

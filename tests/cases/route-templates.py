@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # A template answers only a request that offers its dialect and fulfils what it presumes; the lowest that fits does.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 200
 """Negotiate templates: docs/abi.md, SET_NEGOTIATE_TEMPLATE."""
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # A connection goes to whoever claimed its client or its session, in whatever process, else by ticket; with every byte.
-# lanes: stock debug
+# lanes: stock
+# kernels: default
 # timeout: 600
 """Routing: docs/abi.md, "Routing"."""
 

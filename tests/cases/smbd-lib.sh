@@ -13,7 +13,7 @@ MODULE=/build/stage/lib/libusmbd_preload.so
 start_smbd() {
 	rm -f $PRELOAD_LOG
 	lab smbd start || fail "smbd does not start"
-	grep -q "SMB Direct on 0.0.0.0" $PRELOAD_LOG || fail "smbd does not listen for SMB Direct"
+	grep -q ": SMB Direct on 0.0.0.0" $PRELOAD_LOG || fail "smbd does not listen for SMB Direct"
 }
 
 stop_smbd() {

@@ -305,7 +305,7 @@ def many(connection, record):
 
 @pair("SEND_PDU", "EAGAIN")
 def send_queue_full(_):
-    with Connection(ROCE, "--credits", 4) as connection:
+    with Connection(ROCE, "--credits", 4, "--still") as connection:
         record, taken = no_room(connection)
         # Once the peer takes them, SEND_READY tells that there is room.
         for _ in range(taken):
@@ -319,7 +319,7 @@ def send_queue_full(_):
 
 @pair("SEND_PDU", "EINTR")
 def waiting_message(_):
-    with Connection(ROCE, "--credits", 4) as connection:
+    with Connection(ROCE, "--credits", 4, "--still") as connection:
         record, _ = no_room(connection)
         os.set_blocking(connection.device.fd, True)
         assert interrupted(write(connection.device, record)), "it did not wait"
@@ -334,7 +334,7 @@ def full_of_transfers(name):
         descriptors = connection.descriptors
     else:
         # Behind a message that the peer has no credits for, it waits as long as one wants.
-        connection = Connection(ROCE, "--credits", 4)
+        connection = Connection(ROCE, "--credits", 4, "--still")
         descriptors = [(0x1000, 1, 8 << 20)]
         no_room(connection)
     area = connection.device.map_area(8)

@@ -283,7 +283,7 @@ def many_messages_in_one_write():
 
 @event("SEND_READY")
 def room_is_told():
-    with Connection(ROCE, "--credits", 4) as connection:
+    with Connection(ROCE, "--credits", 4, "--still") as connection:
         os.set_blocking(connection.device.fd, False)
         record = raw.send_pdu(connection.number, bytes(60000), flags=raw.QUIET)
         taken = 0
@@ -419,7 +419,7 @@ def own_memory_moves():
 
 @event("MEMORY_UNREGISTERED")
 def own_memory_ends():
-    with Connection(ROCE, "--credits", 4) as connection:
+    with Connection(ROCE, "--credits", 4, "--still") as connection:
         device = connection.device
         area = device.map_area(1)
         memory, address = own_memory(1 << 16)

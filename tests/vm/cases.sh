@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # cases.sh [NAME...]: run test cases (else all that are meant for this lane and
 # kernel) in one guest. LANE, KREL and RUN as for run.sh. A case says in its
-# header what it is for:
+# header where make test runs it; it can be run anywhere:
 #   # lanes: stock debug     (stock, if it says nothing)
 #   # kernels: all|default   (all)
 #   # timeout: SECONDS       (120)

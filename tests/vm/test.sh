@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# test.sh: make test. Host tests; the stock lane on every kernel; the debug
-# lane's part. One line per lane, and a closing line "N passed, M failed".
+# test.sh: make test. Host tests; the stock lane on every kernel; docs/abi.md by
+# bytes alone; the debug lane's part. One line per lane, and a closing line
+# "N passed, M failed". Two guests run side by side: a guest sleeps much.
 . "$(dirname "$0")/lib.sh"
 
-passed=0 failed=0
-summary=()
+results=$BUILD/test/results
 
 # count LANE SUITES PASSED FAILED
 count() {
-	passed=$((passed + $3))
-	failed=$((failed + $4))
-	summary+=("$(printf '%-24s %3d suites ran, %d ok, %d not ok' "$1" "$2" "$3" "$4")")
-	say "test: ${summary[-1]}"
+	local line
+	line=$(printf '%-24s %3d suites ran, %d ok, %d not ok' "$@")
+	echo "$line" >>"$results"
+	say "test: $line"
 }
 
 # The host's tests: formatting, lints, and every crate's own tests.
@@ -48,19 +48,22 @@ host_lane() {
 	count host "$suites" "$ok" "$bad"
 }
 
-# guest_lane TITLE RUN: the cases for LANE and KREL (from the environment).
+# guest_lane TITLE RUN COMMAND...: what COMMAND runs in a guest, for LANE and KREL
+# (from the environment); each of its suites is a line that begins with PASS or FAIL.
+# QUIET=1 shows only those that failed.
 guest_lane() {
-	local title=$1 out=$BUILD/vm/$2 ok bad status=0
-	if ! "$VM/module.sh" >"$BUILD/test/$2.module.log" 2>&1; then
-		tail -n 40 "$BUILD/test/$2.module.log"
+	local title=$1 run=$2 out=$BUILD/vm/$2 ok bad status=0 hidden='^[0-9]+ passed, [0-9]+ failed$'
+	shift 2
+	[ -z "${QUIET:-}" ] || hidden+='|^PASS '
+	if ! "$VM/module.sh" >"$BUILD/test/$run.module.log" 2>&1; then
+		tail -n 40 "$BUILD/test/$run.module.log"
 		echo "FAIL $title: the module does not build"
 		count "$title" 0 0 1
 		return
 	fi
-	say "test: $title: booting (folder: build/vm/$2)"
-	# shellcheck disable=SC2086  # CASES is a list
-	RUN=$2 "$VM/cases.sh" ${CASES:-} > >(grep -vE '^[0-9]+ passed, [0-9]+ failed$' || true) || status=$?
-	wait $! || true
+	say "test: $title: booting (folder: build/vm/$run)"
+	RUN=$run "$@" | { grep --line-buffered -vE "$hidden" || true; } | sed -u "s/^/$title: /" ||
+		status=${PIPESTATUS[0]}
 	ok=$(grep -c '^PASS ' "$out/output" 2>/dev/null || true)
 	bad=$(grep -c '^FAIL ' "$out/output" 2>/dev/null || true)
 	# A guest that died, or complained after its last case, is a failure too.
@@ -71,32 +74,53 @@ guest_lane() {
 	count "$title" "$((${ok:-0} + ${bad:-0}))" "${ok:-0}" "${bad:-0}"
 }
 
-mkdir -p "$BUILD/test"
-"$VM/setup.sh" "${KERNELS[@]}"
+# cases TITLE RUN
+cases() {
+	# shellcheck disable=SC2086  # CASES is a list
+	guest_lane "$1" "$2" "$VM/cases.sh" ${CASES:-}
+}
 
-# The debug kernel takes longest; from nothing it is built while the rest runs.
-"$VM/setup.sh" debug >"$BUILD/test/debug-setup.log" 2>&1 &
-debug_setup=$!
-
-host_lane
-if "$VM/stage.sh"; then
-	for k in "${KERNELS[@]}"; do
-		LANE=stock KREL=$k guest_lane "stock $k" "stock-$k"
+# All but the default kernel's cases.
+others() {
+	for k in "${KERNELS[@]:1}"; do
+		LANE=stock KREL=$k cases "stock ${k%-amd64}" "stock-$k"
 	done
+	[ -n "${CASES:-}" ] ||
+		LANE=stock KREL='' TIMEOUT=1500 QUIET=1 guest_lane "docs/abi.md by bytes" abi "$VM/run.sh" tests/raw/run.py
 	say "test: debug: waiting for its kernel"
-	if wait $debug_setup; then
-		LANE=debug KREL='' guest_lane debug debug
+	tail --pid="$debug_setup" -f /dev/null
+	if [ -f "$BUILD/test/debug-setup.done" ]; then
+		LANE=debug KREL='' cases debug debug
 	else
 		tail -n 30 "$BUILD/test/debug-setup.log"
 		echo "FAIL debug: its kernel could not be made"
 		count debug 0 0 1
 	fi
+}
+
+mkdir -p "$BUILD/test"
+: >"$results"
+rm -f "$BUILD/test/debug-setup.done"
+"$VM/setup.sh" "${KERNELS[@]}"
+
+# The debug kernel takes longest; from nothing it is built while the rest runs.
+{ "$VM/setup.sh" debug >"$BUILD/test/debug-setup.log" 2>&1 && touch "$BUILD/test/debug-setup.done"; } &
+debug_setup=$!
+
+host_lane
+if "$VM/stage.sh"; then
+	others &
+	others=$!
+	LANE=stock KREL='' cases "stock ${KERNELS[0]%-amd64}" "stock-${KERNELS[0]}"
+	wait $others || count "the other lanes" 0 0 1
 else
 	echo "FAIL stage: the userland does not build"
 	count stage 0 0 1
 fi
 
 echo
-printf '%s\n' "${summary[@]}"
+cat "$results"
+passed=$(awk '{ s += $(NF-4) } END { print s + 0 }' "$results")
+failed=$(awk '{ s += $(NF-2) } END { print s + 0 }' "$results")
 echo "$passed passed, $failed failed"
-[ $failed = 0 ] && [ $passed != 0 ]
+[ "$failed" = 0 ] && [ "$passed" != 0 ]

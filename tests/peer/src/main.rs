@@ -176,6 +176,9 @@ enum Command {
         target: TargetArguments,
         #[command(flatten)]
         parameters: ParameterArguments,
+        /// Between the steps take nothing that comes, and grant nothing.
+        #[arg(long)]
+        still: bool,
     },
     /// SMB2 NEGOTIATE with a real server.
     Ksmbd {
@@ -366,8 +369,12 @@ fn run(command: Command) -> Result<String> {
             })?;
             Ok(format!("hold: {}", ends.join(", ")))
         }
-        Command::Talk { target, parameters } => {
-            let steps = talk::run(&target.target(), target.parameters(&parameters))?;
+        Command::Talk {
+            target,
+            parameters,
+            still,
+        } => {
+            let steps = talk::run(&target.target(), target.parameters(&parameters), still)?;
             Ok(format!("talk: {steps} steps"))
         }
         Command::Ksmbd { target, parameters } => {

@@ -9,7 +9,8 @@
 //! - `end`: waits for the end; answers `ended` and how
 //! - `disconnect`: disconnects in order; answers `ended` and how
 //!
-//! Says `connected` first. What does not work ends it. Between the steps the connection lives.
+//! Says `connected` first. What does not work ends it. Between the steps the connection lives, unless
+//! it is to be still.
 
 use crate::connection::Connection;
 use crate::error::{Error, Result};
@@ -73,7 +74,7 @@ fn lines() -> Receiver<String> {
 }
 
 /// Talks over one connection until standard input ends; returns the number of steps.
-pub fn run(target: &Target, parameters: Parameters) -> Result<u32> {
+pub fn run(target: &Target, parameters: Parameters, still: bool) -> Result<u32> {
     let mut connection = Connection::connect(target, parameters)?;
     let say = |text: &str| {
         let mut out = std::io::stdout().lock();
@@ -91,6 +92,7 @@ pub fn run(target: &Target, parameters: Parameters) -> Result<u32> {
                 steps += 1;
             }
             Err(TryRecvError::Disconnected) => return Ok(steps),
+            Err(TryRecvError::Empty) if still => std::thread::sleep(TURN),
             Err(TryRecvError::Empty) => match connection.idle(TURN) {
                 Ok(()) => {}
                 // Some step will ask for it.

@@ -31,7 +31,7 @@ sum() {
 
 [ -c /dev/usmbd ] || fail "/dev/usmbd is not there"
 lab smbd start || fail "smbd does not start"
-say "$(smbd --version) listens: $(grep -c 'SMB Direct on' /run/lab/log/preload) listeners of SMB Direct, and TCP"
+say "$(smbd --version) listens: $(grep -c ': SMB Direct on' /run/lab/log/preload) listeners of SMB Direct, and TCP"
 lab mount rdma /mnt cache=none || fail "the share cannot be mounted over RDMA"
 say "mounted: $(grep ' /mnt ' /proc/mounts | cut -c 1-110)..."
 
