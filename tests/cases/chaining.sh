@@ -42,37 +42,50 @@ awk '
 	}' /tmp/trace || { cat /tmp/trace; fail "chaining"; }
 stop_server
 
-# 32 messages by one write().
-rm -f /tmp/go
-python3 - <<'END' >/tmp/many.out 2>&1 &
-import os, sys
-sys.path[:0] = ["/src/tests/cases"]
-import lib
-from lib import raw
-server = lib.Server("10.9.0.1")
-connection = server.accept_one()
-server.serve(lambda: os.path.exists("/tmp/go"))
-batch = b"".join(raw.send_pdu(connection, b"x" * 64, flags=raw.QUIET) for _ in range(32))
-server.device.write(batch)
-print("taken", flush=True)
-server.serve(lambda: bool(server.reasons))
-END
-server_pid=$!
-sleep 2
-client usmbd-peer hold 10.9.0.1 --seconds 60 --end >/tmp/peer.log 2>&1 &
-peer=$!
-until_true 60 grep -q holding /tmp/peer.log || fail "no connection: $(cat /tmp/peer.log /tmp/many.out)"
-many() {
-	touch /tmp/go
-	until_true 30 grep -q taken /tmp/many.out
-	sleep 1
+# messages CONNECTIONS: 32 messages by one write(), to each connection in turn; /tmp/trace gets its doorbells.
+messages() {
+	rm -f /tmp/go
+	python3 - "$1" <<-'END' >/tmp/many.out 2>&1 &
+		import os, sys
+		sys.path[:0] = ["/src/tests/cases"]
+		import lib
+		from lib import raw
+		server = lib.Server("10.9.0.1")
+		count = int(sys.argv[1])
+		lib.check("connections", server.serve(lambda: len(server.accepted) == count, 60))
+		connections = server.accepted
+		server.serve(lambda: os.path.exists("/tmp/go"))
+		batch = b"".join(raw.send_pdu(connections[n % len(connections)], b"x" * 64, flags=raw.QUIET)
+		                 for n in range(32))
+		server.device.write(batch)
+		print("taken", flush=True)
+		server.serve(lambda: bool(server.reasons))
+	END
+	server_pid=$!
+	sleep 2
+	client usmbd-peer hold 10.9.0.1 --connections "$1" --seconds 60 --end >/tmp/peer.log 2>&1 &
+	peer=$!
+	holding() { [ "$(grep -c holding /tmp/peer.log)" = "$1" ]; }
+	until_true 60 holding "$1" || fail "no connection: $(cat /tmp/peer.log /tmp/many.out)"
+	many() {
+		touch /tmp/go
+		until_true 30 grep -q taken /tmp/many.out
+		sleep 1
+	}
+	traced many || fail "32 messages: $(cat /tmp/many.out)"
+	kill $peer
+	wait $server_pid
+	server_pid=
 }
-traced many || fail "32 messages: $(cat /tmp/many.out)"
+
+messages 1
 most=$(sed -n 's/usmbd_post:.*requests=\([0-9]*\).*/\1/p' /tmp/trace | sort -n | tail -n 1)
 [ "${most:-0}" -ge 16 ] || { cat /tmp/trace; fail "at most ${most:-0} messages with a doorbell"; }
-kill $peer
-wait $server_pid
-server_pid=
+
+# Each connection gets its 16 with one doorbell, although they do not stand together.
+messages 2
+large=$(sed -n 's/usmbd_post: connection=\([0-9]*\) requests=\([0-9]*\).*/\2 \1/p' /tmp/trace | awk '$1 >= 16 { print $2 }' | sort -u | wc -l)
+[ "$large" = 2 ] || { cat /tmp/trace; fail "$large connections of 2 have their messages with one doorbell"; }
 
 # What was written in front of a DISCONNECT is posted in front of it.
 python3 - <<'END' || fail "a message in front of a DISCONNECT"
