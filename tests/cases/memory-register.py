@@ -13,6 +13,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
@@ -130,7 +131,8 @@ def what_cannot_be(device):
     fault("memory without access", memory.address, 2 * PAGE)
     status = device.map_status_page()
     fault("the status page", own.address_of(status), PAGE)
-    with open("/root/registered", "wb+") as file:
+    # On a disk: tmpfs is not written back.
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
         file.truncate(4 * PAGE)
         shared = own.Own(4 * PAGE, flags=mmap.MAP_SHARED, fd=file.fileno())
         fault("a file that is written back", shared.address, PAGE)
@@ -138,7 +140,6 @@ def what_cannot_be(device):
         own.unregistered(device, own.registered(device, private.address, 4 * PAGE))
         file.truncate(PAGE)
         fault("past the end of a file", private.address, 2 * PAGE)
-    os.unlink("/root/registered")
     shared = own.Own(PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
     own.unregistered(device, own.registered(device, shared.address, PAGE))
     check("all is given back", (own.counted(), own.pinned()) == base)

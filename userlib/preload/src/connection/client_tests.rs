@@ -2,24 +2,12 @@
 
 //! The client's side of a connection whose device is a script: what Samba's client library needs.
 
-use super::fake::{Script, Seen};
+use super::fake::{self, receive, Script, Seen};
 use super::*;
-use std::io::IoSliceMut;
 use usmbd::abi::event;
 
 fn pair() -> (Script, Connection<Script>) {
-    let script = Script::new();
-    let connection = Connection::new(script.clone(), Side::Client).unwrap();
-    (script, connection)
-}
-
-/// One recv(), as after an epoll_wait() that said that there is something.
-fn receive(connection: &mut Connection<Script>, room: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; room];
-    let result = connection.receive(&mut [IoSliceMut::new(&mut bytes)], false);
-    connection.settle();
-    bytes.truncate(result?);
-    Ok(bytes)
+    fake::pair(Side::Client)
 }
 
 /// Whether epoll would say that there is something.

@@ -2,10 +2,12 @@
 
 //! A device that is a script: events to read, and a record of what was written.
 
+use super::{Connection, Side};
 use crate::device::Device;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -21,6 +23,22 @@ use zerocopy::{FromBytes, IntoBytes};
 
 pub const BUFFERS: u32 = 4;
 const BUFFER: usize = 1 << 20;
+
+/// A connection on this side, and the script that its device is.
+pub fn pair(side: Side) -> (Script, Connection<Script>) {
+    let script = Script::new();
+    let connection = Connection::new(script.clone(), side).unwrap();
+    (script, connection)
+}
+
+/// One recv(), as after an epoll_wait() that said that there is something.
+pub fn receive(connection: &mut Connection<Script>, room: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; room];
+    let result = connection.receive(&mut [IoSliceMut::new(&mut bytes)], false);
+    connection.settle();
+    bytes.truncate(result?);
+    Ok(bytes)
+}
 
 /// What was written, decoded.
 #[derive(Clone, Debug, PartialEq)]

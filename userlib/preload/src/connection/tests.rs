@@ -2,26 +2,15 @@
 
 //! A connection whose device is a script.
 
-use super::fake::{Script, Seen, BUFFERS};
+use super::fake::{self, receive, Script, Seen, BUFFERS};
 use super::*;
 use crate::smb2::{self, Header, ReadResponse};
-use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use usmbd::abi::event;
 use zerocopy::{FromZeros, IntoBytes};
 
 fn pair() -> (Script, Connection<Script>) {
-    let script = Script::new();
-    let connection = Connection::new(script.clone(), Side::Server).unwrap();
-    (script, connection)
-}
-
-fn receive(connection: &mut Connection<Script>, room: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; room];
-    let result = connection.receive(&mut [IoSliceMut::new(&mut bytes)], false);
-    connection.settle();
-    bytes.truncate(result?);
-    Ok(bytes)
+    fake::pair(Side::Server)
 }
 
 /// As smbd does: the prefix, then as many bytes as it says.
