@@ -11,7 +11,7 @@
 use super::link::SPARE_RECEIVES;
 use super::outgoing::Outgoing;
 use super::receive::ReceiveBuffers;
-use super::{timer, Connection, Event, Later, Phase, Reason, SlotOf, State, Status, Time};
+use super::{timer, Connection, Event, Later, Phase, Reason, State, Status, Time};
 use super::{OWN_SLOTS, TICKET_LIFE};
 use crate::context::listener::Listener;
 use crate::context::ring::Ring;
@@ -313,11 +313,7 @@ impl Connection {
         let slots = usize::from(count)
             .saturating_add(OWN_SLOTS)
             .saturating_add(held.events(most));
-        context.queue().reserve(slots, SlotOf::Connection)?;
-        if let Err(error) = context.adopt(self) {
-            context.queue().release(slots, SlotOf::Connection);
-            return Err(error);
-        }
+        self.find_room(context, slots)?;
         let expected = match accept {
             Some(_) => Phase::Offered,
             None => Phase::Routing,
@@ -354,20 +350,8 @@ impl Connection {
             this.post_held(state, held, most, later);
             Ok((state.listener.take(), state.held.take()))
         });
-        match entered {
-            // What was held is dropped here, unlocked, if it was read meanwhile.
-            Ok((listener, _)) => {
-                if let Some(listener) = listener {
-                    listener.release();
-                }
-                Ok(())
-            }
-            Err(error) => {
-                context.forget(self, None);
-                context.queue().release(slots, SlotOf::Connection);
-                Err(error)
-            }
-        }
+        // What was held is dropped here, unlocked, if it was read meanwhile.
+        self.came_in(context, slots, entered.map(|(listener, _)| listener))
     }
 
     fn post_held(

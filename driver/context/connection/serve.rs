@@ -124,11 +124,7 @@ impl Connection {
         let count = parameters.receive_credit_max.saturating_add(SPARE_RECEIVES);
         let buffers = ReceiveBuffers::new(&self.device, count, parameters.max_receive_size)?;
         let slots = usize::from(count).saturating_add(OWN_SLOTS);
-        context.queue().reserve(slots, SlotOf::Connection)?;
-        if let Err(error) = context.adopt(self) {
-            context.queue().release(slots, SlotOf::Connection);
-            return Err(error);
-        }
+        self.find_room(context, slots)?;
         let listener = self.with_state(|this, state, now, _| {
             if state.phase != Phase::Offered || state.link.is_none() {
                 return Err(ENOENT);
@@ -147,6 +143,25 @@ impl Connection {
             }
             Ok(state.listener.take())
         });
+        self.came_in(context, slots, listener)
+    }
+
+    /// Makes room for the connection in a context: so many event slots, and its place in the table.
+    pub(super) fn find_room(self: &Arc<Self>, context: &Context, slots: usize) -> Result {
+        context.queue().reserve(slots, SlotOf::Connection)?;
+        context
+            .adopt(self)
+            .inspect_err(|_| context.queue().release(slots, SlotOf::Connection))
+    }
+
+    /// The connection is the context's, and leaves this listener; or it could not be, and gives up
+    /// what [`Self::find_room`] made.
+    pub(super) fn came_in(
+        &self,
+        context: &Context,
+        slots: usize,
+        listener: Result<Option<Arc<Listener>>>,
+    ) -> Result {
         match listener {
             Ok(listener) => {
                 if let Some(listener) = listener {
