@@ -9,6 +9,7 @@ pub(crate) mod connection;
 pub(crate) mod connector;
 pub(crate) mod dispatch;
 pub(crate) mod event_queue;
+pub(crate) mod fetch;
 pub(crate) mod limits;
 pub(crate) mod listener;
 mod observe;

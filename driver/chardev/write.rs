@@ -3,7 +3,7 @@
 //! One write(): a batch of commands, taken in order.
 
 use crate::context::plug::Plug;
-use crate::context::{dispatch, Context};
+use crate::context::{dispatch, fetch, Context};
 use crate::trace;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -55,7 +55,7 @@ fn one(
     if available < HEADER_LENGTH as usize {
         return Err(EINVAL);
     }
-    fetch(source, header.as_mut_bytes())?;
+    fetch::exact(source, header.as_mut_bytes())?;
     let result = checked(context, &header, available, source, nowait, plug);
     trace::command(
         header.opcode.get(),
@@ -81,7 +81,7 @@ fn checked(
     }
     let mut body = [0; MAX_BODY_LENGTH];
     let body = body.get_mut(..layout.body_length).ok_or(EINVAL)?;
-    fetch(source, body)?;
+    fetch::exact(source, body)?;
     let command = Command::decode(header, body).map_err(|_| EINVAL)?;
     let before = source.len();
     dispatch::command(context, header, &command, source, nowait, plug)?;
@@ -89,12 +89,4 @@ fn checked(
     let read = before.saturating_sub(source.len());
     source.advance((layout.tail_length as usize).saturating_sub(read));
     Ok(())
-}
-
-fn fetch(source: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
-    if source.copy_from_iter(out) == out.len() {
-        Ok(())
-    } else {
-        Err(EFAULT)
-    }
 }

@@ -9,6 +9,7 @@ mod records;
 
 use super::connection::{Connection, SendRequest, TransferRequest};
 use super::event_queue::{Event, SlotOf};
+use super::fetch;
 use super::listener::ListenRequest;
 use super::plug::Plug;
 use super::route::{Identity, Template};
@@ -265,30 +266,16 @@ fn template(
     )?;
     for _ in 0..body.presumption_count.get() {
         let mut presumption = command::Presumption::default();
-        fetch(tail, presumption.as_mut_bytes())?;
+        fetch::exact(tail, presumption.as_mut_bytes())?;
         if presumption.reserved.get() != 0 {
             return Err(EINVAL);
         }
         presumptions.push(presumption, GFP_KERNEL_ACCOUNT)?;
     }
     let mut response = KVec::from_elem(0u8, length as usize, GFP_KERNEL_ACCOUNT)?;
-    fetch(tail, &mut response)?;
-    let mut padding = [0u8; 8];
-    let behind = record::padded(length).ok_or(EINVAL)?.saturating_sub(length);
-    let padding = padding.get_mut(..behind as usize).ok_or(EINVAL)?;
-    fetch(tail, padding)?;
-    if padding.iter().any(|byte| *byte != 0) {
-        return Err(EINVAL);
-    }
+    fetch::exact(tail, &mut response)?;
+    fetch::padding(tail, length)?;
     Template::new(response, presumptions).map(Some)
-}
-
-fn fetch(tail: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
-    if tail.copy_from_iter(out) == out.len() {
-        Ok(())
-    } else {
-        Err(EFAULT)
-    }
 }
 
 fn or_default(value: u16, default: u16) -> u16 {

@@ -4,6 +4,7 @@
 
 use super::ranges::{Progress, Ranges};
 use super::send::SendQueue;
+use crate::context::fetch;
 use crate::verbs::{Device, Direction, DmaBuffer, Sge};
 use kernel::iov::IovIterSource;
 use kernel::page::PAGE_SIZE;
@@ -158,11 +159,7 @@ impl Outgoing {
     ) -> Result<KBox<Self>> {
         let length = request.length as usize;
         let copied = Copied::filled(length, max_send_size, device, |place| {
-            if source.copy_from_iter(place) == place.len() {
-                Ok(())
-            } else {
-                Err(EFAULT)
-            }
+            fetch::exact(source, place)
         })?;
         request.message(Body::Copied(copied))
     }

@@ -9,7 +9,7 @@
 use super::link::SEND_SGE;
 use super::send::{Posted, SendQueue};
 use super::{timer, Connection, State};
-use crate::context::Context;
+use crate::context::{fetch, Context};
 use crate::memory::{Claim, DeviceBuffer, Range};
 use crate::verbs::Sge;
 use kernel::iov::IovIterSource;
@@ -246,10 +246,7 @@ pub(super) fn fetch_list<T: FromZeros + IntoBytes + zerocopy::FromBytes + Copy>(
     let mut list = KVec::with_capacity(count.into(), GFP_KERNEL_ACCOUNT)?;
     for _ in 0..count {
         let mut entry = T::new_zeroed();
-        let bytes = entry.as_mut_bytes();
-        if source.copy_from_iter(bytes) != bytes.len() {
-            return Err(EFAULT);
-        }
+        fetch::exact(source, entry.as_mut_bytes())?;
         list.push(entry, GFP_KERNEL_ACCOUNT)?;
     }
     Ok(list)

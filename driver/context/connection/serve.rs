@@ -11,6 +11,7 @@ use super::{
     TICKET_LIFE,
 };
 use crate::compat;
+use crate::context::fetch;
 use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
@@ -19,7 +20,6 @@ use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
-use usmbd_abi::record::padded;
 use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
@@ -284,7 +284,7 @@ impl Connection {
         let Some(count) = request.ranges else {
             let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
             let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
-            fetch_padding(request.length, source)?;
+            fetch::padding(source, request.length)?;
             return Ok(message);
         };
         let named = fetch_list::<MemoryRange>(source, count)?;
@@ -403,18 +403,4 @@ impl Connection {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
     }
-}
-
-/// What stands behind a payload of `length` bytes: zeros up to the record's end.
-fn fetch_padding(length: u32, source: &mut IovIterSource<'_>) -> Result {
-    let padding = padded(length).unwrap_or(length).saturating_sub(length);
-    let mut zero = [0u8; 8];
-    let zero = zero.get_mut(..padding as usize).ok_or(EINVAL)?;
-    if source.copy_from_iter(zero) != zero.len() {
-        return Err(EFAULT);
-    }
-    if zero.iter().any(|byte| *byte != 0) {
-        return Err(EINVAL);
-    }
-    Ok(())
 }
