@@ -15,7 +15,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
-    /// [`PROTOCOL_ID`].
+    /// [`PROTOCOL_ID`]; encrypted messages begin with 0xFD, compressed ones with 0xFC.
     pub protocol_id: [u8; 4],
     /// 64.
     pub structure_size: U16,
@@ -54,6 +54,10 @@ pub const SESSION_SETUP: u16 = 1;
 pub const FLAG_RESPONSE: u32 = 1 << 0;
 /// [`Header::flags`]: an AsyncId stands in the place of the TreeId.
 pub const FLAG_ASYNC: u32 = 1 << 1;
+/// [`Header::flags`]: the message is signed, so no byte of it may change.
+pub const FLAG_SIGNED: u32 = 1 << 3;
+/// [`Header::status`]: the final response comes later.
+pub const STATUS_PENDING: u32 = 0x0000_0103;
 /// Dialect 3.0, the first that may run over RDMA ([MS-SMB2] 2.1).
 pub const DIALECT_300: u16 = 0x0300;
 /// Dialect 3.1.1, the first whose NEGOTIATE has contexts.
@@ -160,6 +164,16 @@ const _: () = assert!(size_of::<SessionSetupRequestBody>() == 24);
 pub struct Malformed;
 
 impl Header {
+    /// Whether it is signed.
+    pub fn is_signed(&self) -> bool {
+        self.flags.get() & FLAG_SIGNED != 0
+    }
+
+    /// Whether this is an interim response: the final one has the same MessageId.
+    pub fn is_interim(&self) -> bool {
+        self.status.get() == STATUS_PENDING && self.flags.get() & FLAG_ASYNC != 0
+    }
+
     /// Whether it starts a single message of this command, on its own.
     fn is(&self, command: u16, response: bool) -> bool {
         let flags = self.flags.get();

@@ -2,16 +2,18 @@
 
 //! Layouts of the few SMB2 messages that the preload library looks into, [MS-SMB2] 2.2.
 //!
-//! All types are unaligned and little-endian, so that reading one can only fail on size.
+//! What the driver looks into, too, stands in the ABI's crate. All types are unaligned and
+//! little-endian, so that reading one can only fail on size.
 
+pub use usmbd::abi::smb2::{
+    Header, FLAG_ASYNC, FLAG_RESPONSE, FLAG_SIGNED, NEGOTIATE, PROTOCOL_ID, STATUS_PENDING,
+};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// First bytes of an SMB2 header. Encrypted messages begin with 0xFD, compressed ones with 0xFC.
-pub const PROTOCOL_ID: [u8; 4] = [0xFE, b'S', b'M', b'B'];
 /// Bytes of [`Header`].
-pub const HEADER_LENGTH: usize = 64;
+pub const HEADER_LENGTH: usize = size_of::<Header>();
 /// Bytes of a READ or WRITE request up to its buffer.
 pub const REQUEST_LENGTH: usize = 112;
 /// Bytes of a READ response up to its data, which is all of it when the data went by RDMA.
@@ -19,22 +21,11 @@ pub const READ_RESPONSE_LENGTH: usize = 80;
 /// Bytes of a buffer descriptor V1.
 pub const DESCRIPTOR_LENGTH: usize = 16;
 
-/// [`Header::command`]: NEGOTIATE.
-pub const NEGOTIATE: u16 = 0;
 /// [`Header::command`]: READ.
 pub const READ: u16 = 8;
 /// [`Header::command`]: WRITE.
 pub const WRITE: u16 = 9;
 
-/// [`Header::flags`]: a response.
-pub const FLAG_RESPONSE: u32 = 1 << 0;
-/// [`Header::flags`]: `tree_id` and `reserved` are an AsyncId.
-pub const FLAG_ASYNC: u32 = 1 << 1;
-/// [`Header::flags`]: the message is signed, so no byte of it may change.
-pub const FLAG_SIGNED: u32 = 1 << 3;
-
-/// Status: the final response comes later.
-pub const STATUS_PENDING: u32 = 0x0000_0103;
 /// Status: what we answer a READ with whose data we cannot place.
 pub const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 
@@ -50,37 +41,6 @@ pub const DIALECT_302: u16 = 0x0302;
 
 /// Most bytes of one message behind its NBT prefix.
 pub const MAX_MESSAGE_LENGTH: usize = 0xFF_FFFF;
-
-/// The SMB2 header, 2.2.1.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct Header {
-    pub protocol_id: [u8; 4],
-    pub structure_size: U16,
-    pub credit_charge: U16,
-    pub status: U32,
-    pub command: U16,
-    pub credits: U16,
-    pub flags: U32,
-    pub next_command: U32,
-    pub message_id: U64,
-    pub reserved: U32,
-    pub tree_id: U32,
-    pub session_id: U64,
-    pub signature: [u8; 16],
-}
-const _: () = assert!(size_of::<Header>() == HEADER_LENGTH);
-
-impl Header {
-    pub fn is_signed(&self) -> bool {
-        self.flags.get() & FLAG_SIGNED != 0
-    }
-
-    /// Whether this is an interim response: the final one has the same MessageId.
-    pub fn is_interim(&self) -> bool {
-        self.status.get() == STATUS_PENDING && self.flags.get() & FLAG_ASYNC != 0
-    }
-}
 
 /// READ request behind the header, 2.2.19.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
