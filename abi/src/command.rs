@@ -21,7 +21,7 @@ pub const INVALIDATE: u16 = 1 << 1;
 pub const RANGES: u16 = 1 << 2;
 
 /// Most bytes that a fixed body has.
-pub const MAX_BODY_LENGTH: usize = 96;
+pub const MAX_BODY_LENGTH: usize = 72;
 /// Most bytes of a record's payload.
 pub const MAX_PAYLOAD_LENGTH: u32 = 16 << 20;
 /// Most local ranges of one RDMA command.
@@ -418,16 +418,25 @@ macro_rules! commands {
             ///
             /// [`Invalid`], where the driver answers `EINVAL`.
             pub fn decode(header: &Header, body: &[u8]) -> Result<Self, Invalid> {
-                let layout = Layout::of(header)?;
-                let command = match header.opcode.get() {
-                    $($opcode => Self::$name($name::read_from_bytes(body).map_err(|_| Invalid)?),)*
-                    _ => return Err(Invalid),
-                };
-                command.check(header)?;
-                if !command.takes_tail(header.flags.get(), layout.tail_length)? {
-                    return Err(Invalid);
+                Self::decode_body(header, &Layout::of(header)?, body)
+            }
+
+            /// As [`Command::decode`], where [`Layout::of`] has told this `layout` of the header.
+            ///
+            /// # Errors
+            ///
+            /// As [`Command::decode`].
+            pub fn decode_body(
+                header: &Header,
+                layout: &Layout,
+                body: &[u8],
+            ) -> Result<Self, Invalid> {
+                // Each opcode is checked in its own arm, where the compiler knows which it is.
+                match header.opcode.get() {
+                    $($opcode => Self::$name($name::read_from_bytes(body).map_err(|_| Invalid)?)
+                        .checked(header, layout.tail_length),)*
+                    _ => Err(Invalid),
                 }
-                Ok(command)
             }
         }
     };
@@ -464,7 +473,19 @@ commands! {
 pub struct Invalid;
 
 impl Command {
+    /// This command, if its body fits the header and asks for a tail of `tail_length` bytes.
+    #[inline(always)]
+    fn checked(self, header: &Header, tail_length: u32) -> Result<Self, Invalid> {
+        self.check(header)?;
+        if self.takes_tail(header.flags.get(), tail_length)? {
+            Ok(self)
+        } else {
+            Err(Invalid)
+        }
+    }
+
     /// Whether the body asks for a tail of `length` bytes, padding included.
+    #[inline(always)]
     fn takes_tail(&self, flags: u16, length: u32) -> Result<bool, Invalid> {
         let wanted = match self {
             Self::SendPdu(_) if flags & RANGES != 0 => {
@@ -482,6 +503,7 @@ impl Command {
     }
 
     /// Checks the values that need no knowledge of the device.
+    #[inline(always)]
     fn check(&self, header: &Header) -> Result<(), Invalid> {
         let valid = match self {
             Self::Hello(body) => body.reserved == U32::ZERO && body.version != U32::ZERO,

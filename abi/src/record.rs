@@ -46,6 +46,7 @@ pub const BATCH_HEADER_LENGTH: u32 = 16;
 const _: () = assert!(size_of::<BatchHeader>() == 16);
 
 /// `length` rounded up to a record's alignment; `None` past 32 bits.
+#[inline]
 pub const fn padded(length: u32) -> Option<u32> {
     length.checked_next_multiple_of(ALIGNMENT)
 }
