@@ -13,7 +13,9 @@
 //! - A PDU without data goes out for credits only when the peer has used half
 //!   of its target and two or more can be granted, or when it has none left.
 //! - A peer that is sending data and is down to its last credit gets one, too:
-//!   by the second rule it may be unable to use that last one.
+//!   by the second rule it may be unable to use that last one. Not for our own
+//!   last send credit, which an answer may need: Linux, on a target of two,
+//!   grants nothing for a while after two PDUs that took one receive each.
 //! - A peer that sent no data does not get back the one credit that its PDU took.
 //!   Two sides whose upper layers have not read the rest would hand each other
 //!   that one for ever. It waits until a second receive is free: then each empty
@@ -158,7 +160,7 @@ impl Credits {
         let grant = self.grantable(target);
         match self.receive {
             0 => grant >= 1 && (self.fed || self.available >= 2),
-            1 if self.fed => grant >= 1,
+            1 if self.fed && self.send > 1 => grant >= 1,
             held => grant >= 2 && held <= target / 2,
         }
     }

@@ -100,6 +100,24 @@ fn c04_a_peer_on_its_last_credit_of_two_can_go_on() {
 }
 
 #[test]
+fn c04_our_last_credit_waits_for_an_answer_while_the_peer_has_one() {
+    let request = hex("00 01 00 01 00 00 02 00 54 05 00 00 54 05 00 00 56 A7 02 00");
+    let mut side = Side::accepted(&linux_server(), &request);
+    side.receive(&transfer(2, 1, 0, 0, &[1; 8]));
+    assert_eq!(side.connection.send_credits(), 1);
+    assert_eq!(side.connection.receive_credits(), 1);
+    assert!(side.take_sent().is_empty());
+    side.send(vec![2; 8]);
+    let sent = side.take_sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(
+        u16_at(&sent[0], 2),
+        2,
+        "the answer brings the peer its credits"
+    );
+}
+
+#[test]
 fn c07_credits_requested_are_capped() {
     let mut side = Side::established();
     side.receive(&transfer(65535, 20, 0, 0, &[]));
