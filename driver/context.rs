@@ -62,6 +62,8 @@ pub(crate) struct Context {
     /// Whose connections it wants.
     #[pin]
     claims: Claims,
+    /// Number of the only connection, zero if there is none or several.
+    only: Atomic<u64>,
     /// Bytes of lists that commands under way have in kernel memory.
     command_bytes: Atomic<usize>,
     /// The areas mapped through this context.
@@ -89,6 +91,16 @@ struct Inner {
 
 /// Room for one connection in the table of a context.
 pub(crate) type Place = RBTreeNodeReservation<u64, Arc<Connection>>;
+
+impl Inner {
+    /// The number of the only connection, zero if there is none or several.
+    fn only(&self) -> u64 {
+        match self.connections.cursor_front() {
+            Some(front) if self.count == 1 => *front.current().0,
+            _ => 0,
+        }
+    }
+}
 
 /// A context's negotiate templates, by their numbers.
 type Templates = [Option<Arc<Template>>; MAX_TEMPLATES as usize];
@@ -143,6 +155,7 @@ impl Context {
                     closed: false,
                 }, "usmbd_context"),
                 claims <- claims,
+                only: Atomic::new(0),
                 command_bytes: Atomic::new(0),
                 area <- area,
                 status_page <- status_page,
@@ -311,6 +324,7 @@ impl Context {
         inner.count = inner.count.saturating_add(1);
         inner.connections.insert(node);
         let count = inner.count;
+        self.only.store(inner.only(), Relaxed);
         drop(inner);
         self.status_page
             .update(|page| page.connections = (count as u32).into());
@@ -331,6 +345,7 @@ impl Context {
                 if inner.count == 0 && !self.expects_more(&inner) {
                     inner.ended = reason;
                 }
+                self.only.store(inner.only(), Relaxed);
             }
             (node, inner.count)
         };
@@ -346,8 +361,7 @@ impl Context {
 
     /// Whether this is the context's only connection, so that the status page is about it.
     pub(crate) fn is_only(&self, number: u64) -> bool {
-        let inner = self.inner.lock();
-        inner.count == 1 && inner.connections.get(&number).is_some()
+        self.only.load(Relaxed) == number
     }
 
     /// Listens. The bind runs in a work item, since rdma_bind_addr() asks the capabilities of the

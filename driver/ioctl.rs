@@ -118,13 +118,7 @@ fn take(context: &Arc<Context>, directive: &Directive, nowait: bool, plug: &mut 
         user_data: directive.user_data,
     };
     let result = checked(context, directive, &mut header, nowait, plug);
-    trace::command(
-        header.opcode.get(),
-        header.flags.get(),
-        header.user_data.get(),
-        header.length.get(),
-        result.err().map_or(0, |error| error.to_errno()),
-    );
+    trace::command(&header, &result);
     result
 }
 
@@ -150,16 +144,20 @@ fn checked(
         .and_then(|fixed| fixed.checked_add(memory_length))
         .ok_or(EINVAL)?
         .into();
-    let (body, unused) = directive.body.split_at_checked(body_length).ok_or(EINVAL)?;
-    if unused.iter().any(|byte| *byte != 0) {
+    let body = directive.body.get(..body_length).ok_or(EINVAL)?;
+    // As one number: a loop over bytes would be what is measured.
+    let whole = u128::from_le_bytes(directive.body);
+    let shift = body_length.saturating_mul(8) as u32;
+    if whole.checked_shr(shift).unwrap_or(0) != 0 {
         return Err(EINVAL);
     }
-    let command = Command::decode(header, body).map_err(|_| EINVAL)?;
+    let decoded = Command::decode(header, body);
+    let command = decoded.as_ref().map_err(|_| EINVAL)?;
     let (address, length) = (directive.memory.get() as usize, memory_length as usize);
     let mut memory = user_memory(address, length, bindings::ITER_SOURCE)?;
     // SAFETY: It is valid, a source by its making, and used only for the rest of this call.
     let memory = unsafe { IovIterSource::from_raw(&mut memory) };
-    dispatch::command(context, header, &command, memory, nowait, plug)
+    dispatch::command(context, header, command, memory, nowait, plug)
 }
 
 fn set_parameters(context: &Arc<Context>, address: usize) -> Result<usize> {
@@ -184,7 +182,8 @@ fn set_parameters(context: &Arc<Context>, address: usize) -> Result<usize> {
 /// Answers at once, as the 2013 operation did, with what the event would say.
 fn get_memory_parameters(address: usize) -> Result<usize> {
     let event = Event::MemoryParameters { user_data: 0 };
-    let record = dispatch::encode(&event).ok_or(EINVAL)?;
+    let mut record = dispatch::Record::new();
+    dispatch::encode(&mut record, &event).ok_or(EINVAL)?;
     let body = record.bytes().get(HEADER_LENGTH as usize..);
     let body = body
         .filter(|body| body.len() == directive::MEMORY_PARAMETERS_LENGTH)

@@ -159,26 +159,27 @@ impl AreaSlot {
         fits: impl FnOnce(u32) -> Result,
     ) -> Result<(KVec<Range>, u32)> {
         let area = self.own()?;
-        let mut named = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        if let [range] = ranges {
+            // Most commands have one: no list is needed.
+            let named = Named::by(&area, range)?;
+            fits(named.length)?;
+            let mut resolved = KVec::with_capacity(named.most_ranges(), GFP_KERNEL_ACCOUNT)?;
+            let total = named.length;
+            named.resolve(device, sink, &mut resolved)?;
+            return Ok((resolved, total));
+        }
+        let mut all = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
         let (mut total, mut most) = (0u32, 0usize);
         for range in ranges {
-            if range.reserved.get() != 0 {
-                return Err(EINVAL);
-            }
-            let memory = area.memory(range.buffer.get()).ok_or(EFAULT)?;
-            let (offset, length) = (range.offset.get(), range.length.get());
-            let end = u64::from(offset).saturating_add(length.into());
-            if length == 0 || end > memory.length() {
-                return Err(EFAULT);
-            }
-            total = total.checked_add(length).ok_or(EMSGSIZE)?;
-            most = most.saturating_add(Memory::most_ranges(length));
-            named.push((memory, offset, length), GFP_KERNEL_ACCOUNT)?;
+            let named = Named::by(&area, range)?;
+            total = total.checked_add(named.length).ok_or(EMSGSIZE)?;
+            most = most.saturating_add(named.most_ranges());
+            all.push(named, GFP_KERNEL_ACCOUNT)?;
         }
         fits(total)?;
         let mut resolved = KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?;
-        for (memory, offset, length) in &named {
-            memory.resolve(device, *offset, *length, sink, &mut resolved)?;
+        for named in all {
+            named.resolve(device, sink, &mut resolved)?;
         }
         Ok((resolved, total))
     }
@@ -204,5 +205,41 @@ impl AreaSlot {
     /// nobody is told then.
     pub(crate) fn unregister(&self, handle: u32, wanted: KBox<dyn Unregistered>) -> Result {
         self.own()?.unregister(handle, wanted)
+    }
+}
+
+/// What a range names: checked, and kept.
+struct Named {
+    memory: Memory,
+    offset: u32,
+    length: u32,
+}
+
+impl Named {
+    /// See [`AreaSlot::resolve`].
+    fn by(area: &Area, range: &MemoryRange) -> Result<Self> {
+        if range.reserved.get() != 0 {
+            return Err(EINVAL);
+        }
+        let memory = area.memory(range.buffer.get()).ok_or(EFAULT)?;
+        let (offset, length) = (range.offset.get(), range.length.get());
+        let end = u64::from(offset).saturating_add(length.into());
+        if length == 0 || end > memory.length() {
+            return Err(EFAULT);
+        }
+        Ok(Self {
+            memory,
+            offset,
+            length,
+        })
+    }
+
+    fn most_ranges(&self) -> usize {
+        Memory::most_ranges(self.length)
+    }
+
+    fn resolve(self, device: &Arc<Device>, sink: bool, out: &mut KVec<Range>) -> Result {
+        self.memory
+            .resolve(device, self.offset, self.length, sink, out)
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Trace events, and the functions through which Rust makes them. */
+/* Trace events and the limit of the log, and the functions through which Rust has them. */
 
+#include <linux/ratelimit.h>
 #include <linux/types.h>
 
 #define CREATE_TRACE_POINTS
@@ -38,4 +39,13 @@ void usmbd_trace_rdma(u64 connection, bool write, u32 length, u32 status);
 void usmbd_trace_rdma(u64 connection, bool write, u32 length, u32 status)
 {
 	trace_usmbd_rdma(connection, write, length, status);
+}
+
+/* Ours alone: what other drivers say takes no line of it, and ours none of theirs. */
+static DEFINE_RATELIMIT_STATE(usmbd_log, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+bool usmbd_may_log(void);
+bool usmbd_may_log(void)
+{
+	return ___ratelimit(&usmbd_log, "usmbd");
 }

@@ -3,8 +3,8 @@
 //! One read(): a batch of events.
 
 use crate::context::connection::Connection;
-use crate::context::dispatch::{self, PIECE_OVERHEAD};
-use crate::context::event_queue::{Event, EventQueue, Place, SlotOf, View};
+use crate::context::dispatch::{self, Record, PIECE_OVERHEAD};
+use crate::context::event_queue::{Event, EventQueue, Next, Place, SlotOf, View};
 use crate::context::Context;
 use crate::trace;
 use kernel::iov::IovIterDest;
@@ -45,24 +45,32 @@ fn take(
     // The header is known last, but its place is written first: where that is not possible, no
     // event has left the queue yet.
     copy(dest, BatchHeader::default().as_bytes())?;
-    let mut returns = Returns::default();
+    let mut batch = Batch {
+        event: None,
+        record: Record::new(),
+        returns: Returns::default(),
+        slots: Slots::default(),
+    };
     let mut count = 0u32;
     // Not what `dest` says: an event of which only a part could be copied stays queued.
     let mut bytes = BATCH_HEADER_LENGTH;
     let mut failure = None;
-    while count < most && !queue.is_empty() {
-        match one(context, dest, &mut returns) {
-            Ok(length) => {
-                count = count.saturating_add(1);
-                bytes = bytes.saturating_add(length);
+    while count < most {
+        match one(context, dest, &mut batch) {
+            Ok(Some(length)) => {
+                // Neither wraps: a read() has less than 2 GiB.
+                count = count.wrapping_add(1);
+                bytes = bytes.wrapping_add(length);
             }
+            Ok(None) => break,
             Err(error) => {
                 failure = Some(error);
                 break;
             }
         }
     }
-    returns.flush(queue);
+    batch.returns.flush(queue);
+    batch.slots.release(queue);
     if count == 0 {
         return Err(failure.unwrap_or(EAGAIN));
     }
@@ -76,6 +84,15 @@ fn take(
     // Fails only if another thread took the memory away since it was written above: his loss.
     copy(start, header.as_bytes())?;
     Ok(bytes as usize)
+}
+
+/// What a batch in the making needs besides its place.
+struct Batch {
+    /// The event that is under way.
+    event: Option<Event>,
+    record: Record,
+    returns: Returns,
+    slots: Slots,
 }
 
 /// How many events are left, and the length of the next one's record.
@@ -145,45 +162,58 @@ impl Stretch {
     }
 }
 
-/// Delivers the oldest event; bytes of its record. It stays queued if it cannot be delivered.
-fn one(context: &Context, dest: &mut IovIterDest<'_>, returns: &mut Returns) -> Result<u32> {
+/// Delivers the oldest event; bytes of its record, none if there is no event. It stays queued if it
+/// cannot be delivered.
+fn one(context: &Context, dest: &mut IovIterDest<'_>, batch: &mut Batch) -> Result<Option<u32>> {
     let queue = context.queue();
-    let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
-    let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
-    let stretch = queue.look(|view| {
-        let is_piece = view.head().is_some_and(|head| head.piece().is_some());
-        is_piece.then(|| Stretch::of(view, payload_room))
-    });
-    match stretch.ok_or(EAGAIN)? {
-        Some(Some(stretch)) => deliver_pieces(queue, &stretch, dest, returns),
-        Some(None) => Err(EMSGSIZE),
-        None => deliver_record(context, dest),
+    loop {
+        match queue.next(&mut batch.event) {
+            Next::Nothing => return Ok(None),
+            Next::Event => break,
+            Next::Pieces => {}
+        }
+        let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
+        let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
+        let stretch = queue.look(|view| {
+            let is_piece = view.head().is_some_and(|head| head.piece().is_some());
+            is_piece.then(|| Stretch::of(view, payload_room))
+        });
+        match stretch.flatten() {
+            Some(Some(stretch)) => {
+                return deliver_pieces(queue, &stretch, dest, batch).map(Some);
+            }
+            Some(None) => return Err(EMSGSIZE),
+            // An answer has just come, and goes first.
+            None => {}
+        }
     }
-}
-
-fn deliver_record(context: &Context, dest: &mut IovIterDest<'_>) -> Result<u32> {
-    let queue = context.queue();
-    let event = queue.pop().ok_or(EAGAIN)?;
-    let copied = copy_record(dest, &event);
-    match copied {
-        Ok(_) => delivered(context, event),
-        Err(_) => queue.put_back(event),
+    let Some(event) = &batch.event else {
+        return Ok(None);
+    };
+    let copied = copy_record(dest, event, &mut batch.record);
+    if copied.is_ok() {
+        delivered(context, event, &mut batch.slots);
+        batch.event = None;
+    } else if let Some(event) = batch.event.take() {
+        queue.put_back(event);
     }
-    copied
+    copied.map(Some)
 }
 
 /// Copies a record that stands alone, and what stands behind it.
-fn copy_record(dest: &mut IovIterDest<'_>, event: &Event) -> Result<u32> {
-    let record = dispatch::encode(event).ok_or(EMSGSIZE)?;
+fn copy_record(dest: &mut IovIterDest<'_>, event: &Event, record: &mut Record) -> Result<u32> {
+    dispatch::encode(record, event).ok_or(EMSGSIZE)?;
     let length = record.header.length.get();
     if length as usize > dest.len() {
         return Err(EMSGSIZE);
     }
     let tail = dispatch::tail(event);
     copy(dest, record.bytes())?;
-    copy(dest, tail)?;
-    copy_padding(dest, tail.len())?;
-    trace(&record);
+    if !tail.is_empty() {
+        copy(dest, tail)?;
+        copy_padding(dest, tail.len())?;
+    }
+    trace::event(&record.header);
     Ok(length)
 }
 
@@ -193,11 +223,15 @@ fn deliver_pieces(
     queue: &EventQueue,
     stretch: &Stretch,
     dest: &mut IovIterDest<'_>,
-    returns: &mut Returns,
+    batch: &mut Batch,
 ) -> Result<u32> {
+    let Batch {
+        record, returns, ..
+    } = batch;
     let connection = &stretch.connection;
     let buffers = connection.receive_memory().ok_or(EIO)?;
-    let record = dispatch::encode_piece(
+    dispatch::encode_piece(
+        record,
         connection.number(),
         &stretch.first,
         stretch.bytes,
@@ -216,7 +250,7 @@ fn deliver_pieces(
         copy(dest, bytes.ok_or(EIO)?)?;
     }
     copy_padding(dest, stretch.bytes as usize)?;
-    trace(&record);
+    trace::event(&record.header);
     for _ in 0..stretch.pieces {
         match queue.pop_piece() {
             Some(Event::Piece { receive, .. }) => returns.add(queue, connection, receive),
@@ -278,19 +312,19 @@ fn copy_padding(dest: &mut IovIterDest<'_>, length: usize) -> Result {
     )
 }
 
-fn trace(record: &dispatch::Record) {
-    trace::event(
-        record.header.opcode.get(),
-        record.header.flags.get(),
-        record.header.user_data.get(),
-        record.header.length.get(),
-    );
+/// What follows from an event's delivery.
+fn delivered(context: &Context, event: &Event, slots: &mut Slots) {
+    let slot_of = event.slot_of();
+    // From a command's event nothing else follows.
+    if slot_of == SlotOf::Connection && keeps_slot(context, event) {
+        return;
+    }
+    slots.add(slot_of);
 }
 
-/// What follows from an event's delivery.
-fn delivered(context: &Context, event: Event) {
-    let slot_of = event.slot_of();
-    let keeps_slot = match &event {
+/// What follows for the connection or listener; whether it keeps the event's slot for the next one.
+fn keeps_slot(context: &Context, event: &Event) -> bool {
+    match event {
         Event::SendReady { connection } => connection.send_ready_read(),
         Event::ListenerChanged { listener } => listener.notice_read(),
         Event::Disconnected {
@@ -302,8 +336,37 @@ fn delivered(context: &Context, event: Event) {
             false
         }
         _ => false,
-    };
-    if !keeps_slot {
-        context.queue().release(1, slot_of);
+    }
+}
+
+/// Slots of events that were read; they are given back together.
+#[derive(Default)]
+struct Slots {
+    commands: usize,
+    answers: usize,
+    connections: usize,
+}
+
+impl Slots {
+    fn add(&mut self, of: SlotOf) {
+        let count = match of {
+            SlotOf::Command => &mut self.commands,
+            SlotOf::Answer => &mut self.answers,
+            SlotOf::Connection => &mut self.connections,
+        };
+        *count = count.wrapping_add(1);
+    }
+
+    fn release(&self, queue: &EventQueue) {
+        let counts = [
+            (self.commands, SlotOf::Command),
+            (self.answers, SlotOf::Answer),
+            (self.connections, SlotOf::Connection),
+        ];
+        for (count, of) in counts {
+            if count > 0 {
+                queue.release(count, of);
+            }
+        }
     }
 }

@@ -57,13 +57,7 @@ fn one(
     }
     fetch::exact(source, header.as_mut_bytes())?;
     let result = checked(context, &header, available, source, nowait, plug);
-    trace::command(
-        header.opcode.get(),
-        header.flags.get(),
-        header.user_data.get(),
-        header.length.get(),
-        result.err().map_or(0, |error| error.to_errno()),
-    );
+    trace::command(&header, &result);
     result.map(|()| header.length.get() as usize)
 }
 
@@ -82,11 +76,16 @@ fn checked(
     let mut body = [0; MAX_BODY_LENGTH];
     let body = body.get_mut(..layout.body_length).ok_or(EINVAL)?;
     fetch::exact(source, body)?;
-    let command = Command::decode(header, body).map_err(|_| EINVAL)?;
+    // Where it stands: moving it would cost as much as decoding it.
+    let decoded = Command::decode_body(header, &layout, body);
+    let command = decoded.as_ref().map_err(|_| EINVAL)?;
     let before = source.len();
-    dispatch::command(context, header, &command, source, nowait, plug)?;
+    dispatch::command(context, header, command, source, nowait, plug)?;
     // The tail, whatever was read of it, is done with.
     let read = before.saturating_sub(source.len());
-    source.advance((layout.tail_length as usize).saturating_sub(read));
+    let unread = (layout.tail_length as usize).saturating_sub(read);
+    if unread > 0 {
+        source.advance(unread);
+    }
     Ok(())
 }

@@ -8,45 +8,41 @@
 //! connection's one work item, so they are never concurrent with each other.
 
 mod active;
+mod depths;
+mod end;
 mod link;
 mod operate;
 mod outgoing;
+mod passive;
 mod ranges;
 mod receive;
 mod routing;
 mod send;
 mod serve;
+mod state;
 mod transfer;
 
-use super::connector::Connector;
 use super::event_queue::{Event, SlotOf};
 use super::limits::Place;
 use super::listener::Listener;
-use super::pending::{self, Ticket};
+use super::pending;
 use super::stats::{Counters, STATISTICS};
 use super::{dispatch, registry, timer, Context};
 use crate::verbs::{
-    Bound, CmEvent, CmFailure, CmOwner, CompletionOwner, ConnParam, Device, Fabric, Incoming, Net,
-    PeerParam, SocketAddr, WorkCompletion,
+    Bound, CmEvent, CmOwner, CompletionOwner, Device, Fabric, Net, SocketAddr, WorkCompletion,
 };
 use crate::{module, workqueue};
-use active::Connecting;
-use kernel::bindings;
-use kernel::fmt;
 use kernel::prelude::*;
-use kernel::str::CStrExt;
 use kernel::sync::{new_condvar, new_spinlock, Arc, ArcBorrow, CondVar, SpinLock};
 use kernel::time::msecs_to_jiffies;
 use kernel::workqueue::{
     impl_has_delayed_work, impl_has_work, new_delayed_work, new_work, DelayedWork, Work, WorkItem,
 };
-use link::{Link, WorkRequestId};
-use receive::Receives;
-use routing::Routing;
-use send::SendQueue;
+use link::WorkRequestId;
+use state::{Later, Phase, State};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine as engine;
-use usmbd_engine::read_depth::{self, NoReads, ReadDepths};
+use usmbd_engine::read_depth::ReadDepths;
 use usmbd_engine::{Role, Time};
 
 pub(crate) use operate::PhaseShown;
@@ -63,8 +59,6 @@ const BUDGET: usize = 64;
 /// Event slots of a connection besides its receives: ACCEPTED, CONNECTION_ROUTED or CONNECTED;
 /// SEND_READY; DISCONNECTED.
 const OWN_SLOTS: usize = 3;
-/// RDMA reads that we post on the wire at once, at most; the peer and the device may allow fewer.
-const INITIATOR_DEPTH: u8 = 16;
 /// How often the fabric tries again.
 const RETRY_COUNT: u8 = 6;
 
@@ -91,111 +85,6 @@ pub(crate) struct Connection {
     _place: Option<Place>,
     /// The module stays as long as the connection has work to do.
     _module: module::Reference,
-}
-
-/// How far a connection has come, beyond what its engine knows.
-#[derive(Clone, Copy, PartialEq)]
-enum Phase {
-    /// Until a valid Negotiate Request is there.
-    Negotiating,
-    /// A context has asked for it, and the peer has not agreed yet.
-    Connecting,
-    /// The driver reads its first messages.
-    Routing,
-    /// A ticket is out.
-    Offered,
-    /// A context has it.
-    Serving,
-    /// Its context was closed; what was accepted is still sent.
-    Lingering,
-    /// The queue pair is flushed.
-    Draining,
-    /// Nothing is left of it but this.
-    Gone,
-}
-
-/// What the connection manager said since the work item last looked.
-#[derive(Default)]
-struct CmNews {
-    established: bool,
-    disconnected: bool,
-    failed: Option<CmFailure>,
-    device_removed: bool,
-    /// Not the manager's: the listener was closed.
-    abandoned: bool,
-}
-
-struct State {
-    engine: engine::Connection,
-    phase: Phase,
-    news: CmNews,
-    /// Where it came from, until it is accepted or gone.
-    listener: Option<Arc<Listener>>,
-    /// While its first messages are read.
-    routing: Option<KBox<Routing>>,
-    /// These messages, until somebody takes them.
-    held: Option<Arc<Held>>,
-    /// What they told.
-    client: Client,
-    /// While we connect.
-    connecting: Option<Connecting>,
-    /// RDMA reads at a time, as both sides have agreed.
-    depths: Option<ReadDepths>,
-    /// The context that has it.
-    owner: Option<Arc<Context>>,
-    /// The RDMA side; none before the CM handler is done and after the end.
-    link: Option<Arc<Link>>,
-    receives: Receives,
-    send: SendQueue,
-    ticket: Option<Ticket>,
-    accept_user_data: u64,
-    /// ACCEPTED was queued.
-    accepted: bool,
-    /// It lives on without a context, and is counted so.
-    lingers: bool,
-    disconnect_user_data: u64,
-    /// Why it ended, where the engine cannot know.
-    cause: Option<Reason>,
-    /// When the routing, the ticket, or the linger runs out.
-    give_up_at: Option<Time>,
-    /// When a transfer that waits for another connection's registration looks again.
-    retry_at: Option<Time>,
-    /// When the deadline will fire.
-    armed_for: Option<Time>,
-    /// Slots in the owner's event queue that are reserved and not in use.
-    slots: usize,
-    /// SEND_READY was promised to a writer.
-    send_ready_wanted: bool,
-    /// SEND_READY is queued.
-    send_ready_queued: bool,
-    /// Completions of the drain that are still to come.
-    draining: u8,
-    counters: Counters,
-}
-
-/// What has to be done once the connection's lock is free.
-#[derive(Default)]
-pub(crate) struct Later {
-    /// Its queue has new events.
-    wake: Option<Arc<Context>>,
-    /// A valid Negotiate Request is there.
-    requested: bool,
-    /// A piece came that routing wants.
-    route: bool,
-    /// CONNECTED is told.
-    connected: Option<Arc<Connector>>,
-    /// End the RDMA connection and drain it.
-    drain: Option<Arc<Link>>,
-    /// Drained: free everything.
-    finish: bool,
-    /// Writers may find room.
-    room: bool,
-    /// Another turn of the work item is due.
-    again: bool,
-    /// It is the work item's turn, which may start the drain.
-    turn: bool,
-    /// What commands that are done had of the process's memory.
-    done: ranges::List,
 }
 
 impl_has_work! {
@@ -250,56 +139,6 @@ impl CmOwner for Connection {
 }
 
 impl Connection {
-    /// Takes a connect request: resources, one posted receive, accept. Runs in the CM handler.
-    ///
-    /// # Errors
-    ///
-    /// The CM refuses the peer: `ENOMEM`, `ENODEV`, `EINVAL` for private data that makes no sense, or
-    /// what the device says.
-    pub(crate) fn incoming(listener: &Arc<Listener>, incoming: Incoming<'_>) -> Result {
-        let place = Place::of(listener)?;
-        let bound = incoming.bound();
-        let device = bound.device().ok_or(ENODEV)?;
-        let parameters = listener.context().parameters();
-        let capacity = link::Capacity::for_device(&device, &parameters)?;
-        let mut state = State::new(Role::Passive, &parameters, &device, &capacity)?;
-        state.listener = Some(listener.clone());
-        let net = listener.context().net();
-        let connection = Self::with_state_at(bound, net, device, state, Some(place))?;
-        let own = ReadDepths {
-            initiator_depth: INITIATOR_DEPTH,
-            // The peer never reads our memory; some providers refuse zero.
-            responder_resources: 1,
-        };
-        let param = incoming.param();
-        let accepted = connection
-            .read_depths(own)
-            .accept(depths_of(param), connection.kind(), param.private_data())
-            .map_err(|NoReads| EINVAL)?;
-        connection.state.lock().depths = Some(accepted.depths);
-        let conn_param = ConnParam {
-            responder_resources: accepted.depths.responder_resources,
-            initiator_depth: accepted.depths.initiator_depth,
-            retry_count: RETRY_COUNT,
-            rnr_retry_count: 0,
-            private_data: accepted.private_data.as_ref().map_or(&[], |data| &data[..]),
-        };
-        let link = Link::accept(&connection, incoming, &capacity, &conn_param)
-            .and_then(|link| registry::insert(&connection).map(|()| link))
-            .inspect_err(|_| connection.discard())?;
-        STATISTICS.connections.add(1);
-        connection.state.lock().link = Some(link);
-        // Completions that came before the link stood in its place wait for this turn.
-        connection.enqueue();
-        Ok(())
-    }
-
-    /// There is no link for it. What a queue pair said before it went must not keep it.
-    fn discard(self: &Arc<Self>) {
-        self.state.lock().phase = Phase::Gone;
-        workqueue::cancel_sync::<_, 1>(self);
-    }
-
     /// A connection without a link, where an id is.
     fn with_state_at(
         bound: &Bound<'_>,
@@ -327,34 +166,6 @@ impl Connection {
             }),
             GFP_KERNEL_ACCOUNT,
         )
-    }
-
-    /// The fabric, as far as read depths depend on it.
-    fn kind(&self) -> read_depth::Fabric {
-        match self.fabric {
-            Fabric::InfiniBand | Fabric::Roce => read_depth::Fabric::InfiniBandOrRoce,
-            Fabric::Iwarp => read_depth::Fabric::Iwarp,
-        }
-    }
-
-    /// What of `own` the device can do.
-    fn read_depths(&self, own: ReadDepths) -> ReadDepths {
-        let most = self.device.limits().max_qp_init_rd_atom;
-        ReadDepths {
-            initiator_depth: own
-                .initiator_depth
-                .min(u8::try_from(most).unwrap_or(u8::MAX)),
-            ..own
-        }
-    }
-
-    /// Both sides have agreed; what on, the side that connected learns only now.
-    fn agree(&self, state: &mut State, param: PeerParam<'_>) {
-        if state.connecting.is_some() {
-            let asked = self.read_depths(active::NO_READS);
-            let agreed = asked.conclude(depths_of(param), self.kind(), param.private_data());
-            state.depths = Some(agreed);
-        }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -510,37 +321,13 @@ impl Connection {
             state.engine.disconnect(now);
             return self.advance(state, now, later);
         }
+        if state.bytes_published != state.bytes_accepted {
+            state.bytes_published = state.bytes_accepted;
+            state.publish(self.number, |page| {
+                page.bytes_accepted = state.bytes_accepted.into()
+            });
+        }
         self.arm(state, now);
-    }
-
-    /// Says in the kernel log that a peer broke the protocol.
-    fn log_end(&self, reason: Reason) {
-        if dispatch::is_protocol_error(reason) {
-            STATISTICS.protocol_errors.add(1);
-            self.warn(fmt!("{}", reason.text()));
-        }
-    }
-
-    /// One line in the kernel log, rate-limited.
-    fn warn(&self, what: fmt::Arguments<'_>) {
-        // SAFETY: Any string will do; it names who is limited.
-        if unsafe { bindings::__printk_ratelimit(c"usmbd".as_char_ptr()) } != 0 {
-            pr_warn!("connection {} with {}: {}\n", self.number, self.peer, what);
-        }
-    }
-
-    fn start_draining(self: &Arc<Self>, state: &mut State, later: &mut Later) {
-        if matches!(state.phase, Phase::Draining | Phase::Gone) {
-            return;
-        }
-        let Some(link) = state.link.clone() else {
-            return;
-        };
-        state.phase = Phase::Draining;
-        state.give_up_at = None;
-        state.draining = link::DRAIN_COMPLETIONS;
-        later.room = true;
-        later.drain = Some(link);
     }
 
     /// Lets the deadline fire when the engine or the driver has something to do by the clock. It is
@@ -609,185 +396,6 @@ impl Connection {
             self.finish();
         } else if later.again {
             self.enqueue();
-        }
-    }
-
-    /// Drained: frees all that the device has of it, then tells the end.
-    fn finish(self: &Arc<Self>) {
-        let (link, memory, listener, ticket, messages) = {
-            let mut state = self.state.lock();
-            let memory = (state.receives.retire(), state.send.retire());
-            (
-                state.link.take(),
-                memory,
-                state.listener.take(),
-                state.ticket.take(),
-                (state.routing.take(), state.held.take()),
-            )
-        };
-        if let Some(ticket) = ticket {
-            drop(pending::take(&ticket));
-        }
-        if let Some(listener) = listener {
-            listener.release();
-        }
-        // Nobody arms it again; if it runs, it finds nothing to do.
-        workqueue::cancel::<_, 1>(self);
-        // Waits for handlers that run; afterwards neither CM nor device knows us.
-        drop(link);
-        drop(memory);
-        drop(messages);
-        registry::remove(self.number);
-        let never_connected = self.state.lock().was_never_connected();
-        if never_connected {
-            self.tell_not_connected();
-        }
-        let mut later = Later::default();
-        let owner = {
-            let mut state = self.state.lock();
-            self.fail_queued(&mut state, &mut later);
-            if state.owner.is_some() && !never_connected {
-                self.tell_accepted(&mut state, Status::Disconnected, &mut later);
-                let reason = state.cause.unwrap_or(Reason::Local);
-                let event = Event::Disconnected {
-                    user_data: state.disconnect_user_data,
-                    connection: self.clone(),
-                    reason,
-                };
-                state.publish(self.number, |page| {
-                    page.state = usmbd_abi::memory::STATE_DISCONNECTED.into();
-                    page.reason = reason.number().into();
-                });
-                state.post(event, &mut later);
-            }
-            if state.phase == Phase::Draining {
-                state.phase = Phase::Gone;
-            }
-            if state.lingers {
-                STATISTICS.lingering.add(-1);
-            }
-            let unused = core::mem::take(&mut state.slots);
-            state.owner.take().map(|owner| (owner, unused))
-        };
-        if let Some((owner, unused)) = owner {
-            owner.queue().release(unused, SlotOf::Connection);
-        }
-        STATISTICS.connections.add(-1);
-        later.room = true;
-        self.carry_out(later);
-    }
-}
-
-fn depths_of(param: PeerParam<'_>) -> ReadDepths {
-    ReadDepths {
-        initiator_depth: param.initiator_depth(),
-        responder_resources: param.responder_resources(),
-    }
-}
-
-impl State {
-    /// At the beginning: nobody's, and nothing but the handshake's receive to post.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    fn new(
-        role: Role,
-        parameters: &engine::Parameters,
-        device: &Arc<Device>,
-        capacity: &link::Capacity,
-    ) -> Result<Self> {
-        Ok(Self {
-            engine: engine::Connection::new(role, parameters, timer::now()),
-            phase: Phase::Negotiating,
-            news: CmNews::default(),
-            listener: None,
-            routing: None,
-            held: None,
-            client: Client::default(),
-            connecting: None,
-            depths: None,
-            owner: None,
-            link: None,
-            receives: Receives::for_handshake(device, capacity.receives)?,
-            send: SendQueue::new(device, capacity)?,
-            ticket: None,
-            accept_user_data: 0,
-            accepted: false,
-            lingers: false,
-            disconnect_user_data: 0,
-            cause: None,
-            give_up_at: None,
-            retry_at: None,
-            armed_for: None,
-            slots: 0,
-            send_ready_wanted: false,
-            send_ready_queued: false,
-            draining: 0,
-            counters: Counters::default(),
-        })
-    }
-
-    fn take_news(&mut self, now: Time) {
-        let news = core::mem::take(&mut self.news);
-        if news.established {
-            self.engine.handle_established(now);
-        }
-        if news.device_removed {
-            // Kept: the drain must not ask the CM for a disconnect.
-            self.news.device_removed = true;
-            self.engine
-                .handle_provider_error(engine::Reason::DeviceRemoved, now);
-        }
-        if news.abandoned && self.listener.is_some() {
-            self.engine.disconnect(now);
-        }
-        if let Some(failure) = news.failed {
-            if let Some(connecting) = &mut self.connecting {
-                connecting.failed(failure);
-            }
-            self.cause.get_or_insert(Reason::ConnectionLost);
-            self.engine.handle_disconnected(now);
-        }
-        if news.disconnected {
-            self.engine.handle_disconnected(now);
-        }
-    }
-
-    fn take_time(&mut self, now: Time) {
-        self.engine.handle_timeout(now);
-        if self.retry_at.is_some_and(|at| at.0 <= now.0) {
-            self.retry_at = None;
-        }
-        if self.give_up_at.is_some_and(|at| at.0 <= now.0) {
-            self.give_up_at = None;
-            let cause = match self.phase {
-                Phase::Routing => Some(Reason::NotRoutable),
-                Phase::Offered => Some(Reason::NotAccepted),
-                _ => None,
-            };
-            self.cause = self.cause.or(cause);
-            self.engine.disconnect(now);
-        }
-    }
-
-    /// Queues an event of this connection; its slot is one of the connection's.
-    fn post(&mut self, event: Event, later: &mut Later) {
-        if let Some(owner) = &self.owner {
-            if event.slot_of() == SlotOf::Connection {
-                self.slots = self.slots.saturating_sub(1);
-            }
-            owner.queue().push(event);
-            later.wake.get_or_insert_with(|| owner.clone());
-        }
-    }
-
-    /// Changes the owner's status page, if this is its only connection.
-    fn publish(&self, number: u64, change: impl FnOnce(&mut usmbd_abi::memory::StatusPage)) {
-        if let Some(owner) = &self.owner {
-            if owner.is_only(number) {
-                owner.status_page.update(change);
-            }
         }
     }
 }

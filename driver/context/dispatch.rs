@@ -75,8 +75,8 @@ pub(crate) fn command(
             Ok(())
         }
         Command::Nop(_) => {
-            context.queue().reserve(1, SlotOf::Command)?;
-            context.post(Event::NopDone { user_data });
+            context.queue().add(Event::NopDone { user_data })?;
+            plug.announce(context);
             Ok(())
         }
         Command::SetParameters(body) => {
@@ -113,7 +113,7 @@ pub(crate) fn command(
         Command::Reject(body) => Connection::reject(&body.ticket),
         Command::Connect(body) => context.connect(connect::request(user_data, body)?),
         Command::SendPdu(body) => {
-            let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
+            let connection = connection(context, body.connection.get(), plug)?;
             let request = SendRequest {
                 user_data,
                 quiet,
@@ -196,6 +196,14 @@ pub(crate) fn command(
     }
 }
 
+/// The connection that a command names. A batch mostly names the same one again, and that one need not be
+/// looked up.
+fn connection(context: &Context, number: u64, plug: &Plug) -> Result<Arc<Connection>> {
+    plug.held(number)
+        .or_else(|| context.connection(number))
+        .ok_or(ENOENT)
+}
+
 /// An UNREGISTER_MEMORY that waits until nothing uses the memory any more.
 struct UnregisterRequest {
     context: Arc<Context>,
@@ -242,7 +250,7 @@ fn transfer_command(
     nowait: bool,
     plug: &mut Plug,
 ) -> Result {
-    let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
+    let connection = connection(context, body.connection.get(), plug)?;
     context.queue().reserve(1, SlotOf::Command)?;
     let result = connection.transfer(context, request, tail, nowait, plug);
     if result.is_err() {

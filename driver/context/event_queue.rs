@@ -218,6 +218,15 @@ pub(crate) struct EventQueue {
     turn: CondVar,
 }
 
+/// What [`EventQueue::next`] finds.
+pub(crate) enum Next {
+    Nothing,
+    /// The head is a piece of a message, and stays.
+    Pieces,
+    /// It was taken.
+    Event,
+}
+
 /// Who a slot is for.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum SlotOf {
@@ -254,40 +263,31 @@ impl EventQueue {
     ///
     /// `EAGAIN` at the limit: somebody has to read events first. `ENOMEM`.
     pub(crate) fn reserve(&self, count: usize, of: SlotOf) -> Result {
-        let mut larger = Ring::empty();
+        let taken = self.inner.lock().reserve(count, of);
+        match taken? {
+            Reserved::Yes => Ok(()),
+            Reserved::NeedsSlots(needed) => self.reserve_in_larger(count, of, needed),
+        }
+    }
+
+    /// As [`Self::reserve`], once the ring was found to have fewer than `needed` slots.
+    #[cold]
+    fn reserve_in_larger(&self, count: usize, of: SlotOf, needed: usize) -> Result {
+        let mut needed = needed;
         loop {
-            let needed = {
-                let mut inner = self.inner.lock();
-                if of == SlotOf::Answer {
-                    let needed = inner.committed_answers.saturating_add(count);
-                    if needed > inner.answers.capacity() {
-                        return Err(EAGAIN);
-                    }
-                    inner.committed_answers = needed;
-                    return Ok(());
-                }
-                let needed = inner.committed.saturating_add(count);
-                let commands = inner.commands.saturating_add(count);
-                if needed > limits::events()
-                    || (of == SlotOf::Command && commands > limits::commands())
-                {
-                    return Err(EAGAIN);
-                }
-                if needed > inner.ring.capacity() && needed <= larger.capacity() {
-                    inner.ring.grow_into(&mut larger);
-                }
-                if needed <= inner.ring.capacity() {
-                    // INVARIANT: Compared with the capacity just now.
-                    inner.committed = needed;
-                    if of == SlotOf::Command {
-                        inner.commands = commands;
-                    }
-                    return Ok(());
-                }
-                needed
-            };
             let capacity = needed.checked_next_power_of_two().ok_or(ENOMEM)?;
-            larger = Ring::with_capacity(capacity.max(32))?;
+            let mut larger = Ring::with_capacity(capacity.max(32))?;
+            let mut inner = self.inner.lock();
+            if inner.ring.capacity() < larger.capacity() {
+                inner.ring.grow_into(&mut larger);
+            }
+            let taken = inner.reserve(count, of);
+            drop(inner);
+            match taken? {
+                Reserved::Yes => return Ok(()),
+                // Somebody else was faster.
+                Reserved::NeedsSlots(more) => needed = more,
+            }
         }
     }
 
@@ -317,18 +317,33 @@ impl EventQueue {
     /// Adds an event whose slot was reserved. The caller calls [`Self::wake`] afterwards, once for
     /// all that it adds.
     pub(crate) fn push(&self, event: Event) {
-        let refused = {
-            let mut inner = self.inner.lock();
-            if inner.closed {
-                Some(event)
-            } else {
-                // By the type invariant a reserved slot is there.
-                inner.ring_of(&event).push(event).err()
-            }
-        };
-        // A refused event is dropped here, unlocked: it may hold the last reference of its
-        // connection.
+        let refused = self.inner.lock().push(event);
+        // Dropped unlocked: it may hold the last reference of its connection.
         drop(refused);
+    }
+
+    /// Reserves a slot for the event of a command that is done already, and adds the event; as
+    /// [`Self::push`] else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::reserve`].
+    pub(crate) fn add(&self, event: Event) -> Result {
+        let mut inner = self.inner.lock();
+        match inner.reserve(1, SlotOf::Command)? {
+            Reserved::Yes => {
+                let refused = inner.push(event);
+                drop(inner);
+                // As in `push`.
+                drop(refused);
+            }
+            Reserved::NeedsSlots(needed) => {
+                drop(inner);
+                self.reserve_in_larger(1, SlotOf::Command, needed)?;
+                self.push(event);
+            }
+        }
+        Ok(())
     }
 
     /// Tells readers and pollers that the state changed.
@@ -336,13 +351,18 @@ impl EventQueue {
         self.wait.notify_all();
     }
 
-    /// Takes the oldest event. Its slot stays committed: [`Self::release`] it, or
-    /// [`Self::put_back`] the event.
-    pub(crate) fn pop(&self) -> Option<Event> {
+    /// Takes the oldest event to `place`, unless it is a piece of a message, of which there may be more.
+    /// Its slot stays committed: [`Self::release`] it, or [`Self::put_back`] the event.
+    pub(crate) fn next(&self, place: &mut Option<Event>) -> Next {
         let mut inner = self.inner.lock();
-        match inner.answers.pop() {
-            Some(answer) => Some(answer),
-            None => inner.ring.pop(),
+        if inner.answers.pop_into(place, |_| true)
+            || inner.ring.pop_into(place, |head| head.piece().is_none())
+        {
+            Next::Event
+        } else if inner.ring.is_empty() {
+            Next::Nothing
+        } else {
+            Next::Pieces
         }
     }
 
@@ -355,7 +375,7 @@ impl EventQueue {
         }
     }
 
-    /// Takes the oldest event that is no answer, if it is a piece; as [`Self::pop`] else.
+    /// Takes the oldest event that is no answer, if it is a piece. Its slot stays committed.
     pub(crate) fn pop_piece(&self) -> Option<Event> {
         let mut inner = self.inner.lock();
         inner.ring.front()?.piece()?;
@@ -378,10 +398,6 @@ impl EventQueue {
         let inner = self.inner.lock();
         inner.front()?;
         Some(look(View(&inner)))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -468,7 +484,49 @@ impl<'a> View<'a> {
     }
 }
 
+/// Whether slots were reserved.
+enum Reserved {
+    Yes,
+    /// The ring must have so many.
+    NeedsSlots(usize),
+}
+
 impl Inner {
+    /// Reserves slots that are there already.
+    fn reserve(&mut self, count: usize, of: SlotOf) -> Result<Reserved> {
+        if of == SlotOf::Answer {
+            let needed = self.committed_answers.saturating_add(count);
+            if needed > self.answers.capacity() {
+                return Err(EAGAIN);
+            }
+            self.committed_answers = needed;
+            return Ok(Reserved::Yes);
+        }
+        let needed = self.committed.saturating_add(count);
+        let commands = self.commands.saturating_add(count);
+        if needed > limits::events() || (of == SlotOf::Command && commands > limits::commands()) {
+            return Err(EAGAIN);
+        }
+        if needed > self.ring.capacity() {
+            return Ok(Reserved::NeedsSlots(needed));
+        }
+        // INVARIANT: Compared with the capacity just now.
+        self.committed = needed;
+        if of == SlotOf::Command {
+            self.commands = commands;
+        }
+        Ok(Reserved::Yes)
+    }
+
+    /// Adds an event whose slot was reserved; gives it back if nobody will read it.
+    fn push(&mut self, event: Event) -> Option<Event> {
+        if self.closed {
+            return Some(event);
+        }
+        // By the queue's invariant a reserved slot is there.
+        self.ring_of(&event).push(event).err()
+    }
+
     fn has_room(&self) -> bool {
         limits::has_room(self.commands, limits::commands())
             && limits::has_room(self.committed_answers, MAX_ANSWERS)

@@ -114,20 +114,48 @@ impl<T> Ring<T> {
         }
     }
 
+    /// The oldest value was taken from its slot: the next one is the oldest now.
+    fn step(&mut self) {
+        self.head = self.slot(1);
+        self.len = self.len.wrapping_sub(1);
+    }
+
     /// Takes the oldest value.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.len == 0 {
             return None;
         }
         let value = self.slots.get_mut(self.head)?.take();
-        self.head = self.slot(1);
-        self.len = self.len.wrapping_sub(1);
+        self.step();
         value
+    }
+
+    /// Moves the oldest value to `place`, if it is `wanted`; says whether it is.
+    pub(crate) fn pop_into(
+        &mut self,
+        place: &mut Option<T>,
+        wanted: impl FnOnce(&T) -> bool,
+    ) -> bool {
+        if self.len == 0 {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(self.head) else {
+            return false;
+        };
+        if !slot.as_ref().is_some_and(wanted) {
+            return false;
+        }
+        *place = slot.take();
+        self.step();
+        true
     }
 
     /// The oldest value.
     pub(crate) fn front(&self) -> Option<&T> {
-        self.get(0)
+        if self.len == 0 {
+            return None;
+        }
+        self.slots.get(self.head)?.as_ref()
     }
 
     /// The oldest value.

@@ -79,8 +79,8 @@ pub(super) struct Pinned(Arc<Buffer>);
 impl Pinned {
     /// The caller holds the lock of the area that the buffer is in.
     pub(super) fn new(buffer: Arc<Buffer>) -> Self {
+        // Used until it is dropped: no need to look at the clock now.
         buffer.pins.fetch_add(1, Relaxed);
-        buffer.touch();
         // INVARIANT: Counted just now.
         Self(buffer)
     }

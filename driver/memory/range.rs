@@ -53,10 +53,11 @@ impl Memory {
     }
 
     /// Appends what `length` bytes from `offset` on are on `device`: one range in each block that
-    /// they touch. They have been checked to be inside. `sink` as in
-    /// [`AreaSlot::resolve`](super::AreaSlot::resolve).
+    /// they touch. They have been checked to be inside, and not to be none. `sink` as in
+    /// [`AreaSlot::resolve`](super::AreaSlot::resolve). `out` has room for
+    /// [`Self::most_ranges`].
     pub(super) fn resolve(
-        &self,
+        self,
         device: &Arc<Device>,
         offset: u32,
         length: u32,
@@ -66,7 +67,7 @@ impl Memory {
         let block_length = u32::try_from(BLOCK)?;
         let mut at = self.origin().checked_add(offset).ok_or(EFAULT)?;
         let mut left = length;
-        while left > 0 {
+        loop {
             let block = self.block((at / block_length) as usize).ok_or(EFAULT)?;
             let offset = at % block_length;
             let length = left.min(block_length.saturating_sub(offset));
@@ -75,19 +76,20 @@ impl Memory {
             } else {
                 block.on(device)?
             };
-            out.push(
-                Range {
-                    buffer,
-                    offset,
-                    length,
-                    _memory: self.clone(),
-                },
-                GFP_KERNEL_ACCOUNT,
-            )?;
+            let range = |memory| Range {
+                buffer,
+                offset,
+                length,
+                _memory: memory,
+            };
             at = at.saturating_add(length);
             left = left.saturating_sub(length);
+            if left == 0 {
+                return out.push_within_capacity(range(self)).map_err(|_| EFAULT);
+            }
+            out.push_within_capacity(range(self.clone()))
+                .map_err(|_| EFAULT)?;
         }
-        Ok(())
     }
 
     /// How many ranges [`Self::resolve`] makes at most.

@@ -2,12 +2,14 @@
 
 //! The status page: what a process can know about its connection without a call.
 
+use core::mem::offset_of;
 use core::sync::atomic::{fence, Ordering};
 use kernel::mm::virt::{flags, VmaNew};
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, SpinLock};
 use usmbd_abi::memory::StatusPage as Layout;
+use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// One page that user space may map to read.
@@ -27,7 +29,7 @@ impl StatusPage {
         let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
         let mut contents = Layout::new_zeroed();
         contents.abi_version = usmbd_abi::VERSION.into();
-        write(&page, &contents);
+        write(&page, contents.as_bytes());
         Ok(pin_init!(Self {
             page,
             contents <- new_spinlock!(contents, "usmbd_status_page"),
@@ -39,13 +41,22 @@ impl StatusPage {
         let mut contents = self.contents.lock();
         let sequence = contents.sequence.get();
         contents.sequence = sequence.wrapping_add(1).into();
-        write(&self.page, &contents);
+        self.write_sequence(&contents);
         fence(Ordering::Release);
         change(&mut contents);
-        write(&self.page, &contents);
+        write(&self.page, contents.as_bytes());
         fence(Ordering::Release);
         contents.sequence = sequence.wrapping_add(2).into();
-        write(&self.page, &contents);
+        self.write_sequence(&contents);
+    }
+
+    /// Writes the contents up to the sequence number; what stands before it never changes.
+    fn write_sequence(&self, contents: &Layout) {
+        const LENGTH: usize = offset_of!(Layout, sequence) + size_of::<U32>();
+        write(
+            &self.page,
+            contents.as_bytes().get(..LENGTH).unwrap_or_default(),
+        );
     }
 
     /// Maps the page, to read.
@@ -66,8 +77,8 @@ impl StatusPage {
     }
 }
 
-fn write(page: &Page, contents: &Layout) {
-    let bytes = contents.as_bytes();
+/// Writes what the page begins with.
+fn write(page: &Page, bytes: &[u8]) {
     // SAFETY: The bytes are valid for reading. Those who map the page may read it meanwhile, which
     // the sequence number is for; in the kernel only this function touches it, under its lock. It
     // is far smaller than the page, so this cannot fail.

@@ -54,7 +54,7 @@ impl DmaBuffer {
             return Err(EINVAL);
         }
         let device = device.hold()?;
-        let mut bytes = KVec::from_elem(0u8, length, GFP_KERNEL)?;
+        let mut bytes = zeroed(length, GFP_KERNEL)?;
         let memory = bytes.as_mut_ptr().cast();
         // SAFETY: The device is valid, and the memory `length` bytes from kmalloc that stay mapped
         // until `drop` unmaps them.
@@ -120,6 +120,14 @@ impl Drop for DmaBuffer {
     }
 }
 
+/// `length` zeroes. The allocator makes them: `KVec::from_elem` writes byte by byte.
+fn zeroed(length: usize, flags: kernel::alloc::Flags) -> Result<KVec<u8>> {
+    let mut bytes = KVec::with_capacity(length, flags | __GFP_ZERO)?;
+    // SAFETY: There is room for `length`, and the allocator has zeroed it.
+    unsafe { bytes.inc_len(length) };
+    Ok(bytes)
+}
+
 /// Memory that stays readable when its mapping is gone: what was received before its device went
 /// away can still be read.
 pub(crate) struct SharedMemory(KVec<u8>);
@@ -145,7 +153,7 @@ impl SharedBuffer {
             return Err(EINVAL);
         }
         let device = device.hold()?;
-        let bytes = KVec::from_elem(0u8, length, GFP_KERNEL_ACCOUNT)?;
+        let bytes = zeroed(length, GFP_KERNEL_ACCOUNT)?;
         let memory = Arc::new(SharedMemory(bytes), GFP_KERNEL_ACCOUNT)?;
         let start = memory.0.as_ptr().cast_mut().cast();
         let direction = Direction::FromDevice.raw();

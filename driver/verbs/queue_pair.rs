@@ -26,7 +26,7 @@ pub(crate) struct Capacity {
 }
 
 /// A receive to post: one piece of memory.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Receive {
     /// Comes back in the completion.
     pub(crate) wr_id: u64,

@@ -239,10 +239,11 @@ impl Link {
         self.queue_pair.post(chain).map_err(|failure| failure.error)
     }
 
-    pub(super) fn post_receives(&self, receives: &[Receive]) -> Result {
+    /// Posts receives in order; on an error, says how many were posted before it.
+    pub(super) fn post_receives(&self, receives: &[Receive]) -> Result<(), u16> {
         self.queue_pair
             .post_receives(receives)
-            .map_err(|failure| failure.error)
+            .map_err(|failure| u16::try_from(failure.posted).unwrap_or(u16::MAX))
     }
 
     /// Disconnects, and has everything posted flushed; a completion with

@@ -6,6 +6,7 @@ use super::ranges::{Progress, Ranges};
 use super::send::SendQueue;
 use crate::context::fetch;
 use crate::verbs::{Device, Direction, DmaBuffer, Sge};
+use core::num::NonZeroUsize;
 use kernel::iov::IovIterSource;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -45,9 +46,11 @@ enum Body {
 /// Segment by segment as the PDUs will be, each with room for its header, none across two chunks.
 struct Copied {
     /// Payload of one segment, save the last.
-    payload: usize,
-    per_chunk: usize,
-    chunks: KVec<DmaBuffer>,
+    payload: NonZeroUsize,
+    per_chunk: NonZeroUsize,
+    /// Most messages have no more than this.
+    first: DmaBuffer,
+    others: KVec<DmaBuffer>,
 }
 
 impl SendRequest {
@@ -79,36 +82,34 @@ impl SendRequest {
 }
 
 impl Copied {
-    /// `left` bytes, with which `fill` fills the segments in their order.
+    /// `length` bytes, with which `fill` fills the segments in their order.
     fn filled(
-        mut left: usize,
+        length: usize,
         max_send_size: u32,
         device: &Arc<Device>,
         mut fill: impl FnMut(&mut [u8]) -> Result,
     ) -> Result<Self> {
-        let segment = max_send_size as usize;
+        let segment = NonZeroUsize::new(max_send_size as usize).ok_or(EINVAL)?;
         let payload = segment
+            .get()
             .checked_sub(DATA_HEADER)
-            .filter(|n| *n > 0)
+            .and_then(NonZeroUsize::new)
             .ok_or(EINVAL)?;
-        let per_chunk = PAGE_SIZE
-            .checked_div(segment)
-            .filter(|n| *n > 0)
-            .ok_or(EINVAL)?;
-        let segments = left.div_ceil(payload);
-        let mut chunks = KVec::with_capacity(segments.div_ceil(per_chunk), GFP_KERNEL_ACCOUNT)?;
-        while left > 0 {
-            let here = left.div_ceil(payload).min(per_chunk);
+        let per_chunk = NonZeroUsize::new(PAGE_SIZE / segment).ok_or(EINVAL)?;
+        let mut left = length;
+        let mut chunk = || {
+            let here = left.div_ceil(payload.get()).min(per_chunk.get());
             // The last segment of a chunk may be short; a small message takes little memory.
             let last = left
-                .saturating_sub(payload.saturating_mul(here.saturating_sub(1)))
-                .min(payload);
+                .saturating_sub(payload.get().saturating_mul(here.saturating_sub(1)))
+                .min(payload.get());
             let bytes = segment
+                .get()
                 .saturating_mul(here.saturating_sub(1))
                 .saturating_add(DATA_HEADER)
                 .saturating_add(last);
             let mut chunk = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
-            for part in chunk.as_mut_slice().chunks_mut(segment) {
+            for part in chunk.as_mut_slice().chunks_mut(segment.get()) {
                 let Some(place) = part.get_mut(DATA_HEADER..) else {
                     continue;
                 };
@@ -116,21 +117,34 @@ impl Copied {
                 left = left.saturating_sub(place.len());
             }
             chunk.sync_for_device(bytes);
-            chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
+            Ok::<_, Error>(chunk)
+        };
+        let first = chunk()?;
+        let mut others = KVec::new();
+        let chunks = length.div_ceil(payload.get()).div_ceil(per_chunk.get());
+        if chunks > 1 {
+            others.reserve(chunks.saturating_sub(1), GFP_KERNEL_ACCOUNT)?;
+            for _ in 1..chunks {
+                others.push(chunk()?, GFP_KERNEL_ACCOUNT)?;
+            }
         }
         Ok(Self {
             payload,
             per_chunk,
-            chunks,
+            first,
+            others,
         })
     }
 
     /// Writes a PDU's header before its payload, and says where both stand.
     fn segment(&mut self, transmit: &Transmit) -> Option<Sge> {
-        let number = (transmit.payload_offset as usize).checked_div(self.payload)?;
-        let chunk = self.chunks.get_mut(number.checked_div(self.per_chunk)?)?;
-        let within = number.checked_rem(self.per_chunk)?;
-        let start = within.checked_mul(self.payload.checked_add(DATA_HEADER)?)?;
+        let number = transmit.payload_offset as usize / self.payload;
+        let chunk = match (number / self.per_chunk).checked_sub(1) {
+            None => &mut self.first,
+            Some(other) => self.others.get_mut(other)?,
+        };
+        let within = number % self.per_chunk;
+        let start = within.checked_mul(self.payload.get().checked_add(DATA_HEADER)?)?;
         let header = transmit.header.get(..DATA_HEADER)?;
         chunk
             .as_mut_slice()
@@ -281,6 +295,9 @@ impl Outgoing {
 
     /// What must not be dropped under a lock.
     pub(super) fn into_ranges(this: KBox<Self>) -> Option<KBox<Ranges>> {
+        if !this.has_ranges() {
+            return None;
+        }
         match KBox::into_inner(this).body {
             Body::Copied(_) => None,
             Body::Ranges(ranges) => Some(ranges),

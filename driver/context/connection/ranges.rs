@@ -32,7 +32,9 @@ pub(super) struct Ranges {
     taken: u32,
     /// See [`Self::is_registered`].
     registered: bool,
-    /// Keys of one use that are invalidated: of whole ranges, and regions of the next.
+    /// Whether their keys are of one use, and have to be invalidated.
+    keys_of_one_use: bool,
+    /// Of these, the ones that are invalidated: of whole ranges, and regions of the next.
     invalidated: usize,
     region_invalidated: usize,
     /// The next one in a [`List`].
@@ -101,6 +103,7 @@ impl Ranges {
                 within: 0,
                 taken: 0,
                 registered: false,
+                keys_of_one_use: sink && device.reads_need_remote_write(),
                 invalidated: 0,
                 region_invalidated: 0,
                 next: None,
@@ -182,6 +185,10 @@ impl Ranges {
 
     /// Whether keys of one use are still to be invalidated.
     pub(super) fn has_keys(&self) -> bool {
+        self.keys_of_one_use && self.has_keys_left()
+    }
+
+    fn has_keys_left(&self) -> bool {
         self.list
             .get(self.invalidated..)
             .unwrap_or_default()
@@ -216,7 +223,7 @@ impl Ranges {
             }
             for index in 0..regions {
                 let last = index.saturating_add(1) == regions;
-                let (wr_id, signalled) = send.number(last);
+                let (wr_id, signalled) = send.number(last, 0);
                 let pushed =
                     range
                         .buffer
@@ -247,7 +254,8 @@ pub(super) fn fetch_list<T: FromZeros + IntoBytes + zerocopy::FromBytes + Copy>(
     for _ in 0..count {
         let mut entry = T::new_zeroed();
         fetch::exact(source, entry.as_mut_bytes())?;
-        list.push(entry, GFP_KERNEL_ACCOUNT)?;
+        // There is room for all of them.
+        list.push_within_capacity(entry).map_err(|_| ENOMEM)?;
     }
     Ok(list)
 }

@@ -23,6 +23,9 @@ use usmbd_engine::Received;
 /// Bytes of the receive for the Negotiate Request; [MS-SMBD] 3.1.7.2 asks for 512 at least.
 const HANDSHAKE_SIZE: usize = 512;
 
+/// Receives posted with one doorbell.
+const RECEIVES_AT_ONCE: usize = 8;
+
 /// Memory of a connection's receives, as readers of pieces see it.
 pub(crate) struct ReceiveMemory {
     chunks: KVec<Arc<SharedMemory>>,
@@ -371,19 +374,10 @@ impl Connection {
 impl State {
     /// Posts receives that the engine counts as new ones.
     pub(super) fn post_receives(&mut self, count: u16, now: Time) {
-        let mut posted = 0u16;
-        if let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) {
-            while posted < count && self.receives.fresh < buffers.count {
-                let Some(receive) = buffers.receive(self.receives.fresh) else {
-                    break;
-                };
-                if link.post_receives(&[receive]).is_err() {
-                    break;
-                }
-                self.receives.fresh = self.receives.fresh.saturating_add(1);
-                posted = posted.saturating_add(1);
-            }
-        }
+        let fresh = self.receives.fresh;
+        let most = self.receives.count().saturating_sub(fresh).min(count);
+        let posted = self.post_each(fresh..fresh.saturating_add(most));
+        self.receives.fresh = fresh.saturating_add(posted);
         if posted == 0 {
             self.engine.handle_post_receives_failed(now);
         } else {
@@ -394,25 +388,47 @@ impl State {
     /// Posts receives that were used. Counted only after they are posted, or the peer could be
     /// granted a credit whose receive is not there yet.
     fn post_receives_again(&mut self, indices: &[u16], now: Time) {
-        let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) else {
-            return;
-        };
-        if matches!(self.phase, Phase::Draining | Phase::Gone) {
+        if self.link.is_none()
+            || self.receives.buffers.is_none()
+            || matches!(self.phase, Phase::Draining | Phase::Gone)
+        {
             return;
         }
-        let mut posted = 0u16;
-        for index in indices {
-            let Some(receive) = buffers.receive(*index) else {
-                continue;
-            };
-            if link.post_receives(&[receive]).is_err() {
-                self.engine
-                    .handle_provider_error(engine::Reason::ProviderError, now);
-                return;
-            }
-            posted = posted.saturating_add(1);
+        let posted = self.post_each(indices.iter().copied());
+        if usize::from(posted) < indices.len() {
+            self.engine
+                .handle_provider_error(engine::Reason::ProviderError, now);
+            return;
         }
         self.engine.handle_receives_posted(posted, now);
+    }
+
+    /// Posts the receives with these indices, many with one doorbell; how many, up to the first that
+    /// fails.
+    fn post_each(&self, mut indices: impl Iterator<Item = u16>) -> u16 {
+        let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) else {
+            return 0;
+        };
+        let mut posted = 0u16;
+        loop {
+            let mut batch = [Receive::default(); RECEIVES_AT_ONCE];
+            let mut count = 0u16;
+            for (place, index) in batch.iter_mut().zip(&mut indices) {
+                let Some(receive) = buffers.receive(index) else {
+                    break;
+                };
+                *place = receive;
+                count = count.saturating_add(1);
+            }
+            let receives = batch.get(..count.into()).unwrap_or_default();
+            if receives.is_empty() {
+                return posted;
+            }
+            if let Err(before) = link.post_receives(receives) {
+                return posted.saturating_add(before);
+            }
+            posted = posted.saturating_add(count);
+        }
     }
 
     fn fail_receive(&mut self, status: WorkStatus, now: Time) {

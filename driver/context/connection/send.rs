@@ -32,6 +32,8 @@ const LONGEST_HEADER: usize = 32;
 /// Work requests after which one asks for a completion even inside a chain, so that slots come back
 /// while the rest of it is on its way. The last of a chain always does.
 const SIGNAL_EVERY: u16 = 16;
+/// Bytes after which one does so if somebody awaits the event of a command before it.
+const SIGNAL_BYTES: u32 = 256 << 10;
 
 /// What waits in order.
 pub(super) enum Item {
@@ -72,8 +74,11 @@ pub(super) struct SendQueue {
     headers: Option<DmaBuffer>,
     send_slots: u16,
     pub(super) rdma_slots: u16,
-    /// Work requests since the last one that asked for a completion.
+    /// Work requests since the last one that asked for a completion, their bytes, and whether a
+    /// command ends with one of them whose event somebody awaits.
     unsignalled: u16,
+    unsignalled_bytes: u32,
+    awaited: bool,
     /// What failed first; it tells about the next command that is retired.
     failure: Option<Status>,
 }
@@ -104,6 +109,8 @@ impl SendQueue {
             send_slots: capacity.sends,
             rdma_slots: capacity.rdma,
             unsignalled: 0,
+            unsignalled_bytes: 0,
+            awaited: false,
             failure: None,
         })
     }
@@ -149,21 +156,32 @@ impl SendQueue {
             .saturating_add(self.chain.memory())
     }
 
-    /// Number and signal for the next work request. `awaited` is whether a command completes with it
-    /// whose event somebody awaits.
-    pub(super) fn number(&mut self, awaited: bool) -> (u64, bool) {
-        let signalled = awaited || self.unsignalled >= SIGNAL_EVERY;
-        self.unsignalled = if signalled {
-            0
+    /// Number and signal for the next work request, of so many bytes. `awaited` is whether a command
+    /// completes with it whose event somebody awaits: it need not wait for long ones behind it.
+    pub(super) fn number(&mut self, awaited: bool, bytes: u32) -> (u64, bool) {
+        self.awaited |= awaited;
+        self.unsignalled_bytes = self.unsignalled_bytes.saturating_add(bytes);
+        let due = self.awaited && self.unsignalled_bytes >= SIGNAL_BYTES;
+        let signalled = due || self.unsignalled >= SIGNAL_EVERY;
+        if signalled {
+            self.signalled();
         } else {
-            self.unsignalled.saturating_add(1)
-        };
+            self.unsignalled = self.unsignalled.saturating_add(1);
+        }
         (WorkRequestId::Send(self.next).into(), signalled)
+    }
+
+    /// A completion comes for all so far.
+    fn signalled(&mut self) {
+        self.unsignalled = 0;
+        self.unsignalled_bytes = 0;
+        self.awaited = false;
     }
 
     /// Has the chain's last work request ask for a completion: everything before it is done then.
     fn signal_last(&mut self) {
-        if core::mem::take(&mut self.unsignalled) > 0 {
+        if self.unsignalled > 0 {
+            self.signalled();
             self.chain.signal_last();
         }
     }
@@ -204,7 +222,8 @@ impl SendQueue {
         let Some(sges) = filled.and_then(|count| sges.get(..count)) else {
             return false;
         };
-        let (wr_id, signalled) = self.number(awaited);
+        let bytes = transmit.payload_length;
+        let (wr_id, signalled) = self.number(awaited, bytes);
         if self
             .chain
             .push_send(wr_id, sges, signalled, transmit.invalidate)

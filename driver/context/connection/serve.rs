@@ -7,8 +7,8 @@ use super::outgoing::{Outgoing, SendRequest};
 use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
 use super::{
-    pending, timer, Connection, Event, Later, Phase, SlotOf, LINGER, OWN_SLOTS, STATISTICS,
-    TICKET_LIFE,
+    pending, timer, Connection, Event, Later, Phase, SlotOf, State, Time, LINGER, OWN_SLOTS,
+    STATISTICS, TICKET_LIFE,
 };
 use crate::compat;
 use crate::context::fetch;
@@ -81,7 +81,7 @@ impl Connection {
     /// Runs an input to the engine, and all that follows from it.
     pub(super) fn with_state<R>(
         self: &Arc<Self>,
-        input: impl FnOnce(&Arc<Self>, &mut super::State, super::Time, &mut Later) -> R,
+        input: impl FnOnce(&Arc<Self>, &mut State, Time, &mut Later) -> R,
     ) -> R {
         let mut later = Later::default();
         let result = {
@@ -279,10 +279,10 @@ impl Connection {
         &self,
         context: &Context,
         request: &SendRequest,
+        max_send_size: u32,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Outgoing>> {
         let Some(count) = request.ranges else {
-            let max_send_size = self.negotiated().ok_or(compat::ENOTCONN)?.max_send_size;
             let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
             fetch::padding(source, request.length)?;
             return Ok(message);
@@ -303,8 +303,8 @@ impl Connection {
         plug: &mut Plug,
     ) -> Result {
         // Not fetched before there is room, or a writer that waits would cost a message.
-        self.wait_for_room(request, nowait, plug)?;
-        let mut message = self.fetch_message(context, request, source)?;
+        let max_send_size = self.wait_for_room(request, nowait, plug)?;
+        let mut message = self.fetch_message(context, request, max_send_size, source)?;
         loop {
             match self.queue_message(message)? {
                 None => {
@@ -330,9 +330,7 @@ impl Connection {
         }
         let refused = state.send.queue(message).err();
         if refused.is_none() {
-            state.publish(self.number, |page| {
-                page.bytes_accepted = page.bytes_accepted.get().wrapping_add(length).into();
-            });
+            state.bytes_accepted = state.bytes_accepted.wrapping_add(length);
         }
         Ok(refused)
     }
@@ -342,35 +340,41 @@ impl Connection {
         self.with_state(|_, _, _, _| ());
     }
 
+    /// Sleeps until a message can be queued; says how large a PDU may be.
     fn wait_for_room(
         self: &Arc<Self>,
         request: &SendRequest,
         nowait: bool,
         plug: &mut Plug,
-    ) -> Result {
-        let check = |state: &super::State| state.engine.check_message(request.length);
+    ) -> Result<u32> {
+        let check = |state: &State| state.engine.check_message(request.length);
         self.wait_until(nowait, plug, |state| match check(state) {
-            Ok(()) => Ok(state.send.has_room(request.copied())),
+            Ok(()) if !state.send.has_room(request.copied()) => Ok(None),
+            Ok(()) => {
+                let negotiated = state.engine.negotiated().ok_or(compat::ENOTCONN)?;
+                Ok(Some(negotiated.max_send_size))
+            }
             Err(MessageError::Empty) => Err(EINVAL),
             Err(MessageError::TooLong) => Err(EMSGSIZE),
             Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
         })
     }
 
-    /// Sleeps until a command can be queued. With `nowait`, `EAGAIN` at once, and SEND_READY later.
-    pub(super) fn wait_until(
+    /// Sleeps until a command can be queued, which is when `ready` returns something. With `nowait`,
+    /// `EAGAIN` at once, and SEND_READY later.
+    pub(super) fn wait_until<R>(
         self: &Arc<Self>,
         nowait: bool,
         plug: &mut Plug,
-        ready: impl Fn(&super::State) -> Result<bool>,
-    ) -> Result {
+        ready: impl Fn(&State) -> Result<Option<R>>,
+    ) -> Result<R> {
         let mut state = self.state.lock();
         loop {
             if state.phase != Phase::Serving || state.engine.end().is_some() {
                 return Err(compat::ENOTCONN);
             }
-            if ready(&state)? {
-                return Ok(());
+            if let Some(room) = ready(&state)? {
+                return Ok(room);
             }
             if plug.holds(self) {
                 // What this batch has queued may be in the way.
@@ -390,7 +394,7 @@ impl Connection {
     }
 
     /// Fills the status page's connection fields.
-    pub(super) fn publish_state(&self, state: &super::State, number: u32) {
+    pub(super) fn publish_state(&self, state: &State, number: u32) {
         let negotiated = state.engine.negotiated();
         state.publish(self.number, |page| {
             crate::context::dispatch::describe(page, self, negotiated.as_ref());
@@ -399,7 +403,7 @@ impl Connection {
     }
 
     /// Its context can send and receive from now on.
-    pub(super) fn begin_serving(&self, state: &super::State) {
+    pub(super) fn begin_serving(&self, state: &State) {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
     }

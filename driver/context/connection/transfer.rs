@@ -46,8 +46,9 @@ pub(crate) struct Transfer {
 
 /// One work request's worth of a transfer.
 struct Part {
-    sges: [Sge; SEND_SGE],
+    /// Entries filled.
     count: usize,
+    length: u32,
     address: u64,
     token: u32,
 }
@@ -58,6 +59,7 @@ impl Transfer {
         connection: &Connection,
         context: &Context,
         request: &TransferRequest,
+        max_read_write_size: u32,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Self>> {
         let named = fetch_list::<MemoryRange>(source, request.range_count)?;
@@ -65,10 +67,9 @@ impl Transfer {
         let described = descriptors.iter().fold(0u64, |sum, descriptor| {
             sum.saturating_add(descriptor.length.get().into())
         });
-        let values = connection.negotiated().ok_or(compat::ENOTCONN)?;
         let sink = !request.write;
         let ranges = Ranges::resolve(connection, context, &named, sink, |total| {
-            if total > values.max_read_write_size {
+            if total > max_read_write_size {
                 Err(EMSGSIZE)
             } else if described < total.into() {
                 Err(EINVAL)
@@ -91,8 +92,8 @@ impl Transfer {
         )?)
     }
 
-    /// The next work request, of at most `max_sge` entries.
-    fn next_part(&mut self, max_sge: usize) -> Option<Part> {
+    /// The next work request, which fills at most these entries.
+    fn next_part(&mut self, sges: &mut [Sge]) -> Option<Part> {
         // Descriptors without bytes are allowed and skipped.
         let (descriptor, room) = loop {
             let descriptor = *self.descriptors.get(self.descriptor)?;
@@ -107,16 +108,15 @@ impl Transfer {
             self.descriptor_posted = 0;
         };
         let address = descriptor.offset.get();
-        let mut part = Part {
-            sges: [Sge::default(); SEND_SGE],
-            count: 0,
-            address: address.wrapping_add(self.descriptor_posted.into()),
-            token: descriptor.token.get(),
-        };
-        let (count, length) = self.ranges.take(room, part.sges.get_mut(..max_sge)?)?;
-        part.count = count;
+        let address = address.wrapping_add(self.descriptor_posted.into());
+        let (count, length) = self.ranges.take(room, sges)?;
         self.descriptor_posted = self.descriptor_posted.saturating_add(length);
-        Some(part)
+        Some(Part {
+            count,
+            length,
+            address,
+            token: descriptor.token.get(),
+        })
     }
 
     /// Whether nothing is left to post.
@@ -167,8 +167,8 @@ impl Connection {
         nowait: bool,
         plug: &mut Plug,
     ) -> Result {
-        self.wait_for_place(request.write, nowait, plug)?;
-        let mut transfer = Transfer::fetch(self, context, request, source)?;
+        let most = self.wait_for_place(request.write, nowait, plug)?;
+        let mut transfer = Transfer::fetch(self, context, request, most, source)?;
         loop {
             match self.queue_transfer(transfer)? {
                 None => {
@@ -190,10 +190,14 @@ impl Connection {
         Ok(state.send.queue_transfer(transfer).err())
     }
 
-    fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result {
-        self.wait_until(nowait, plug, |state| match state.engine.role() {
-            Role::Passive => Ok(!state.send.is_full(write)),
-            Role::Active => Err(compat::EOPNOTSUPP),
+    /// Sleeps until a transfer can be queued; says how long it may be.
+    fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result<u32> {
+        self.wait_until(nowait, plug, |state| {
+            if state.engine.role() == Role::Active {
+                return Err(compat::EOPNOTSUPP);
+            }
+            let negotiated = state.engine.negotiated().ok_or(compat::ENOTCONN)?;
+            Ok((!state.send.is_full(write)).then_some(negotiated.max_read_write_size))
         })
     }
 
@@ -304,12 +308,14 @@ impl Connection {
 fn push_one(send: &mut SendQueue, transfer: &mut Transfer, max_sge: usize) -> Option<()> {
     if transfer.ranges.left() == 0 {
         let key = transfer.ranges.next_key()?;
-        let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
+        let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet, 0);
         return send.chain.push_invalidate(key, wr_id, signalled).ok();
     }
-    let part = transfer.next_part(max_sge)?;
-    let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet);
-    let sges = part.sges.get(..part.count)?;
+    let mut sges = [Sge::default(); SEND_SGE];
+    let part = transfer.next_part(sges.get_mut(..max_sge)?)?;
+    let awaited = transfer.is_posted() && !transfer.quiet;
+    let (wr_id, signalled) = send.number(awaited, part.length);
+    let sges = sges.get(..part.count)?;
     send.chain
         .push_rdma(
             transfer.write,

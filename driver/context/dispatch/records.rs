@@ -11,35 +11,50 @@ use usmbd_abi::record::Header;
 use usmbd_engine as engine;
 use zerocopy::IntoBytes;
 
-/// An event's record: header and body. Its tail follows: [`tail`], or a piece's payload, which
-/// stands elsewhere.
+/// Room for the record of an event, header and body, and what was encoded into it last. Its tail
+/// follows: [`tail`], or a piece's payload, which stands elsewhere.
 pub(crate) struct Record {
     bytes: [u8; Self::MAX],
-    length: usize,
+    /// So short that it is inside of `bytes`, as the compiler sees.
+    length: u8,
     pub(crate) header: Header,
 }
 
 impl Record {
-    const MAX: usize = 192;
+    const MAX: usize = u8::MAX as usize;
 
-    fn new<B: event::Body>(flags: u16, user_data: u64, body: &B, tail_length: u32) -> Option<Self> {
-        let header = event::header::<B>(flags, user_data, tail_length)?;
-        let mut bytes = [0; Self::MAX];
-        let mut length = 0usize;
-        for part in [header.as_bytes(), body.as_bytes()] {
-            let end = length.checked_add(part.len())?;
-            bytes.get_mut(length..end)?.copy_from_slice(part);
-            length = end;
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: [0; Self::MAX],
+            length: 0,
+            header: Header::default(),
         }
-        Some(Self {
-            bytes,
-            length,
-            header,
-        })
+    }
+
+    /// None if the record would be longer than a record can be.
+    #[inline]
+    fn set<B: event::Body>(
+        &mut self,
+        flags: u16,
+        user_data: u64,
+        body: &B,
+        tail_length: u32,
+    ) -> Option<()> {
+        let header = event::header::<B>(flags, user_data, tail_length)?;
+        let end = size_of::<Header>().checked_add(size_of::<B>())?;
+        let (start, rest) = self
+            .bytes
+            .get_mut(..end)?
+            .split_at_mut_checked(size_of::<Header>())?;
+        start.copy_from_slice(header.as_bytes());
+        rest.copy_from_slice(body.as_bytes());
+        self.header = header;
+        self.length = u8::try_from(end).ok()?;
+        Some(())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.bytes.get(..self.length.into()).unwrap_or_default()
     }
 }
 
@@ -49,11 +64,12 @@ pub(crate) const PIECE_OVERHEAD: usize = size_of::<Header>() + size_of::<event::
 /// Encodes a piece of a message, of which `payload_length` bytes follow, and whose last fragment
 /// invalidated this token. None if the record would be longer than a record can be.
 pub(crate) fn encode_piece(
+    record: &mut Record,
     connection: u64,
     piece: &engine::Piece,
     payload_length: u32,
     invalidated: Option<u32>,
-) -> Option<Record> {
+) -> Option<()> {
     let flags = if invalidated.is_some() {
         event::INVALIDATED
     } else {
@@ -66,7 +82,7 @@ pub(crate) fn encode_piece(
         payload_length: payload_length.into(),
         invalidated_token: invalidated.unwrap_or(0).into(),
     };
-    Record::new(flags, 0, &body, payload_length)
+    record.set(flags, 0, &body, payload_length)
 }
 
 /// Bytes of the record of an event other than a piece. Takes no lock: the event may stand in a
@@ -109,7 +125,7 @@ pub(crate) fn tail(event: &Event) -> &[u8] {
 }
 
 /// Encodes an event other than a piece, up to where its tail begins.
-pub(crate) fn encode(event: &Event) -> Option<Record> {
+pub(crate) fn encode(record: &mut Record, event: &Event) -> Option<()> {
     match event {
         Event::HelloDone {
             user_data,
@@ -121,9 +137,9 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 reserved: 0.into(),
                 features: (*features).into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
-        Event::NopDone { user_data } => Record::new(0, *user_data, &event::NopDone {}, 0),
+        Event::NopDone { user_data } => record.set(0, *user_data, &event::NopDone {}, 0),
         Event::MemoryParameters { user_data } => {
             let body = event::MemoryParameters {
                 area_offset: layout::AREA_OFFSET.into(),
@@ -133,7 +149,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 status_page_length: layout::STATUS_PAGE_LENGTH.into(),
                 reserved: 0.into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::MemoryRegistered {
             user_data,
@@ -145,14 +161,14 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 reserved: 0.into(),
                 length: (*length).into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::MemoryUnregistered { user_data, handle } => {
             let body = event::MemoryUnregistered {
                 handle: (*handle).into(),
                 reserved: 0.into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::Listening {
             user_data,
@@ -163,7 +179,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 status: status.number().into(),
                 listener: (*listener).into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::ListenerClosed {
             user_data,
@@ -173,7 +189,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 listener: (*listener).into(),
                 reserved: 0.into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::ListenerChanged { listener } => {
             let devices = listener.devices();
@@ -182,7 +198,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 infiniband_devices: devices.infiniband.into(),
                 iwarp_devices: devices.iwarp.into(),
             };
-            Record::new(0, 0, &body, 0)
+            record.set(0, 0, &body, 0)
         }
         Event::ConnectionReady {
             connection,
@@ -201,7 +217,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 client_guid: client.guid,
                 session_id: client.session_id.into(),
             };
-            Record::new(0, 0, &body, 0)
+            record.set(0, 0, &body, 0)
         }
         Event::ConnectionRouted { connection } => {
             let client = connection.client();
@@ -220,7 +236,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 client_guid: client.guid,
                 session_id: client.session_id.into(),
             };
-            Record::new(0, 0, &body, 0)
+            record.set(0, 0, &body, 0)
         }
         Event::Accepted {
             user_data,
@@ -235,17 +251,17 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 local: socket_address(connection.local()),
                 peer: socket_address(connection.peer()),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::Connected {
             user_data,
             connection,
-        } => Record::new(0, *user_data, &connect::connected(connection), 0),
+        } => record.set(0, *user_data, &connect::connected(connection), 0),
         Event::ConnectFailed {
             user_data,
             status,
             peer,
-        } => Record::new(0, *user_data, &connect::failed(*status, peer), 0),
+        } => record.set(0, *user_data, &connect::failed(*status, peer), 0),
         // Its payload does not stand in the event; see `encode_piece`.
         Event::Piece { .. } | Event::HeldPiece { .. } => None,
         Event::NegotiateAnswered { connection, held } => {
@@ -255,7 +271,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 payload_length: length.into(),
                 template: held.template().into(),
             };
-            Record::new(0, 0, &body, length)
+            record.set(0, 0, &body, length)
         }
         Event::PduSent {
             user_data,
@@ -267,7 +283,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 status: status.number().into(),
                 reserved: 0.into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::RdmaComplete {
             user_data,
@@ -280,7 +296,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 status: status.number().into(),
                 length: (*length).into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::Disconnected {
             user_data,
@@ -292,13 +308,13 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 reason: reason.number().into(),
                 reserved: 0.into(),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::SendReady { connection } => {
             let body = event::SendReady {
                 connection: connection.number().into(),
             };
-            Record::new(0, 0, &body, 0)
+            record.set(0, 0, &body, 0)
         }
         Event::Statistics {
             user_data,
@@ -309,7 +325,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 connection: (*connection).into(),
                 counters: operators::counters(counters),
             };
-            Record::new(0, *user_data, &body, 0)
+            record.set(0, *user_data, &body, 0)
         }
         Event::Connections {
             user_data,
@@ -322,7 +338,7 @@ pub(crate) fn encode(event: &Event) -> Option<Record> {
                 left: (*left).into(),
             };
             let tail_length = u32::try_from(tail(event).len()).ok()?;
-            Record::new(0, *user_data, &body, tail_length)
+            record.set(0, *user_data, &body, tail_length)
         }
     }
 }
