@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # run.sh SECONDS [TARGET...]: fuzz each target for so long, one at a time; all of
-# them if none is named. One line per target; not 0 if one found something.
+# them if none is named. A line "ok TARGET: ..." or "FAIL TARGET: ..." for each; not
+# 0 if one found something.
 #
 # What they find new goes to build/fuzz/corpus/, on top of the corpus here. The
 # targets are built without a sanitizer: there is no unsafe code in them, and
@@ -23,15 +24,13 @@ done
 
 # libFuzzer is C++.
 world=()
-has_cargo && command -v c++ >/dev/null || world=(in_buildenv)
+where=host
+has_cargo && command -v c++ >/dev/null || { world=(in_buildenv) where=buildenv; }
 
-mkdir -p "$out"
+mkdir -p "$out/tools/bin"
 log=$out/build.log
-if ! [ -x "$out/tools/bin/cargo-fuzz" ]; then
-	say "fuzz: installing cargo-fuzz $CARGO_FUZZ (log: ${log#"$TOP/"})"
-	"${world[@]}" cargo install cargo-fuzz --locked --version "$CARGO_FUZZ" --root "$out/tools" >"$log" 2>&1 ||
-		{ tail -n 20 "$log"; die "cargo-fuzz could not be installed"; }
-fi
+tool=$(cached cargo-fuzz "$CARGO_FUZZ-$where" "$fuzz/tool.sh" "$CARGO_FUZZ" "$where")
+cp -u "$tool/cargo-fuzz" "$out/tools/bin/"
 say "fuzz: building (log: ${log#"$TOP/"})"
 "${world[@]}" "$out/tools/bin/cargo-fuzz" build --fuzz-dir "$fuzz" --sanitizer none --target-dir "$out/target" >"$log" 2>&1 ||
 	{ tail -n 30 "$log"; die "the targets do not build"; }
@@ -47,10 +46,10 @@ fuzz_one() {
 		awk -v target="$target" '
 			/ cov: / { for (i = 1; i < NF; i++) if ($i == "cov:") edges = $(i + 1) }
 			/^Done / { runs = $2; seconds = $5 }
-			END { printf "%s: %d runs in %d s, %d edges, no finding\n", target, runs, seconds, edges }' "$log"
+			END { printf "ok %s: %d runs in %d s, %d edges, no finding\n", target, runs, seconds, edges }' "$log"
 	else
-		grep -E "panicked at|^SUMMARY|Test unit written" "$log" || tail -n 20 "$log"
-		echo "$target: FINDING in ${found#"$TOP/"}"
+		echo "FAIL $target: a finding in ${found#"$TOP/"}"
+		{ grep -E "panicked at|^SUMMARY|Test unit written" "$log" || tail -n 20 "$log"; } | sed 's/^/    /'
 		return 1
 	fi
 }

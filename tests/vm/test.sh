@@ -1,11 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# test.sh: make test. Host tests; the stock lane on every kernel; docs/abi.md by
-# bytes alone; the debug lane's part. One line per lane, and a closing line
-# "N passed, M failed". Two guests run side by side: a guest sleeps much.
+# test.sh: make test. Host tests, lints and 30 s of each fuzz target; the stock lane
+# on every kernel; docs/abi.md by bytes alone; the debug lane's part. One line per
+# lane, and a closing line "N passed, M failed". Two guests run side by side: a
+# guest sleeps much.
 . "$(dirname "$0")/lib.sh"
 
 results=$BUILD/test/results
+failures=$BUILD/test/failures
 
 # count LANE SUITES PASSED FAILED
 count() {
@@ -13,6 +15,25 @@ count() {
 	line=$(printf '%-24s %3d suites ran, %d ok, %d not ok' "$@")
 	echo "$line" >>"$results"
 	say "test: $line"
+}
+
+# failed TITLE <OUTPUT: keeps what failed, with the end of what it said, for the end.
+failed() {
+	awk -v title="$1" '
+		function tell(  i) {
+			for (i = n > 12 ? n - 11 : 1; i <= n; i++) print said[i]
+			n = 0
+		}
+		/^FAIL / { tell(); print title ": " $0; inside = 1; next }
+		inside && /^    / { said[++n] = $0; next }
+		{ tell(); inside = 0 }
+		END { tell() }' >>"$failures"
+}
+
+# fail TITLE WHAT
+fail() {
+	echo "FAIL $2"
+	echo "FAIL $2" | failed "$1"
 }
 
 # The host's tests: formatting, lints, and every crate's own tests.
@@ -27,7 +48,7 @@ host_lane() {
 			ok=$((ok + 1))
 		else
 			bad=$((bad + 1))
-			echo "FAIL cargo $step"
+			fail "host" "cargo $step"
 			tail -n 30 "$log"
 		fi
 	done
@@ -35,8 +56,10 @@ host_lane() {
 		:
 	else
 		grep -E '^(test .* FAILED|error|---- )|panicked at' "$log.tests" | head -n 60 || true
+		sed -n 's/^test \(.*\) \.\.\. FAILED$/FAIL \1/p' "$log.tests" | failed host
 		grep -q '^test result: FAILED' "$log.tests" || {
 			bad=$((bad + 1))
+			fail host "cargo test"
 			tail -n 40 "$log.tests"
 		}
 	fi
@@ -54,6 +77,7 @@ steps() {
 	shift
 	say "test: $title"
 	"$@" >"$out" 2>&1 || grep -v '^ok ' "$out" || true
+	failed "$title" <"$out"
 	ok=$(grep -c '^ok ' "$out" || true)
 	bad=$(grep -c '^FAIL ' "$out" || true)
 	[ "$((ok + bad))" != 0 ] || bad=1
@@ -69,7 +93,7 @@ guest_lane() {
 	[ -z "${QUIET:-}" ] || hidden+='|^PASS '
 	if ! "$VM/module.sh" >"$BUILD/test/$run.module.log" 2>&1; then
 		tail -n 40 "$BUILD/test/$run.module.log"
-		echo "FAIL $title: the module does not build"
+		fail "$title" "the module does not build"
 		count "$title" 0 0 1
 		return
 	fi
@@ -78,9 +102,10 @@ guest_lane() {
 		status=${PIPESTATUS[0]}
 	ok=$(grep -c '^PASS ' "$out/output" 2>/dev/null || true)
 	bad=$(grep -c '^FAIL ' "$out/output" 2>/dev/null || true)
+	[ ! -f "$out/output" ] || failed "$title" <"$out/output"
 	# A guest that died, or complained after its last case, is a failure too.
 	if [ "$status" != 0 ] && [ "${bad:-0}" = 0 ]; then
-		echo "FAIL $title: the guest ended with status $status"
+		fail "$title" "the guest ended with status $status"
 		bad=1
 	fi
 	count "$title" "$((${ok:-0} + ${bad:-0}))" "${ok:-0}" "${bad:-0}"
@@ -105,13 +130,14 @@ others() {
 		LANE=debug KREL='' cases debug debug
 	else
 		tail -n 30 "$BUILD/test/debug-setup.log"
-		echo "FAIL debug: its kernel could not be made"
+		fail "debug" "its kernel could not be made"
 		count debug 0 0 1
 	fi
 }
 
 mkdir -p "$BUILD/test"
 : >"$results"
+: >"$failures"
 rm -f "$BUILD/test/debug-setup.done"
 "$VM/setup.sh" "${KERNELS[@]}"
 
@@ -120,23 +146,26 @@ rm -f "$BUILD/test/debug-setup.done"
 debug_setup=$!
 
 host_lane
-steps lints "$VM/lints.sh" &
-lints=$!
+{
+	steps lints "$VM/lints.sh"
+	steps fuzzing "$TOP/tests/fuzz/run.sh" 30
+} &
+host_steps=$!
 if "$VM/stage.sh"; then
 	others &
 	others=$!
 	LANE=stock KREL='' cases "stock ${KERNELS[0]%-amd64}" "stock-${KERNELS[0]}"
 	wait $others || count "the other lanes" 0 0 1
-	wait $lints || count lints 0 0 1
+	wait $host_steps || count "the host's steps" 0 0 1
 	# The lanes have built the module for all kernels.
 	steps "no panic path" "$VM/panics.sh"
 else
-	echo "FAIL stage: the userland does not build"
+	fail "stage" "the userland does not build"
 	count stage 0 0 1
 fi
 
 echo
-cat "$results"
+cat "$results" "$failures"
 passed=$(awk '{ s += $(NF-4) } END { print s + 0 }' "$results")
 failed=$(awk '{ s += $(NF-2) } END { print s + 0 }' "$results")
 echo "$passed passed, $failed failed"
