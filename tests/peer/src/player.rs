@@ -18,6 +18,8 @@ const SLOT_SIZE: usize = 8192;
 const SEND: u64 = 1 << 32;
 const BIND: u64 = 1 << 33;
 const FLUSHED: u32 = 5;
+/// `IB_WC_LOC_QP_OP_ERR`.
+const LOCAL_OPERATION: u32 = 2;
 /// MaxReceiveSize and MaxSendSize of cifs.ko, which `negotiate` says.
 const SIZE: u32 = 1364;
 const MAX_FRAGMENTED_SIZE: u32 = 1 << 20;
@@ -364,7 +366,12 @@ impl Player {
                     max_receive_size: SIZE.min(request.preferred_send_size),
                     max_fragmented_size: MAX_FRAGMENTED_SIZE,
                 };
-                self.send(&response.encode())
+                self.send(&response.encode())?;
+                // An acceptor has no credit before the initiator's first data transfer, which stays
+                // for whoever asks for it.
+                let first = self.message()?;
+                self.messages.push_front((first, self.invalidated));
+                Ok(())
             }
         }
     }
@@ -424,6 +431,11 @@ impl Player {
                     }
                 }
                 FLUSHED => self.flushed = true,
+                // siw_qp_sq_proc_tx() (drivers/infiniband/sw/siw/siw_qp_tx.c) fails a send that is all
+                // on its way when the other side's end came meanwhile; the event tells what it was.
+                LOCAL_OPERATION if completion.id & SEND != 0 && self.endpoint.is_iwarp() => {
+                    self.flushed = true;
+                }
                 status => self.end = Some(End::QueuePair(status_name(status))),
             }
         }

@@ -8,7 +8,8 @@
 //! - `send HEX`, `send HEX+N`: a message of these bytes, and N more (0x41) behind them
 //! - `N*send HEX`: the same N times, without waiting
 //! - `negotiate`: connecting, cifs.ko's Negotiate Request with 1 MiB messages, and a response of
-//!   success; accepting, a valid request, and ksmbd's response with 1 MiB messages
+//!   success; accepting, a valid request, ksmbd's response with 1 MiB messages, and the wait for the
+//!   first credits
 //! - `credit N`: an empty message that grants N
 //! - `alive`: a message of 64 bytes (0x41) that grants two credits, which has to come back
 //! - `disconnect`, `break`: disconnect in order, end the queue pair silently

@@ -41,6 +41,7 @@ pub struct QueueSizes {
 /// The shim's mark for "another event came".
 const OTHER_EVENT: c_int = -4096;
 /// rdma_cm's event numbers, which are ABI.
+const EVENT_REJECTED: c_int = 8;
 const EVENT_DISCONNECTED: c_int = 10;
 const EVENT_DEVICE_REMOVAL: c_int = 11;
 
@@ -219,7 +220,9 @@ impl Endpoint {
     pub fn ended(&self) -> Option<End> {
         // SAFETY: by Handle's invariant.
         match unsafe { peer_take_event(self.raw()) } {
-            EVENT_DISCONNECTED => Some(End::Disconnect),
+            // The CM of the other side refuses what has to end before our last word came there,
+            // "ready to use"; here the connection stands already.
+            EVENT_DISCONNECTED | EVENT_REJECTED => Some(End::Disconnect),
             EVENT_DEVICE_REMOVAL => Some(End::DeviceRemoved),
             _ => None,
         }
