@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # The device takes and gives bytes by read and write alone: nothing is spliced into it or out of it.
-# lanes: stock
+# lanes: stock debug
 # kernels: default
 # timeout: 60
 """docs/abi.md, "Writing commands": the writer is who has the bytes."""

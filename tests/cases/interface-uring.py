@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # io_uring reads and writes the device: plain, with registered files and buffers, from a polling thread.
-# lanes: stock
-# when: asked
+# lanes: stock debug
 # kernels: default
 # timeout: 150
 """docs/abi.md, "Waiting in write()", "Waiting"."""

@@ -17,7 +17,13 @@ import lib  # noqa: E402
 from lib import check  # noqa: E402
 
 # What of ksmbd's answers is not ours; docs/protocol.md has to have the bytes, too.
-DIFFERENT = {}
+# MaxFragmentedSize: half of what its receives hold (trap 8).
+DIFFERENT = {
+    "N03": "0001000100010000ff000a000000000000008000000400000004000000fe0100 (32 bytes)",
+    "N04": "0001000100010000ff00ff0000000000000080005405000080000000c03f0000 (32 bytes)",
+    "N05": "0001000100010000ff00ff0000000000000080005405000080000000c03f0000 (32 bytes)",
+    "N06": "0001000100010000ff00010000000000000080008000000080000000c03f0000 (32 bytes)",
+}
 # As ksmbd has them.
 PARAMETERS = {"receive_credit_max": 255, "send_credit_target": 255, "max_send_size": 1364,
               "max_receive_size": 1364, "max_fragmented_recv_size": 173910,

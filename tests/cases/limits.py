@@ -147,7 +147,8 @@ def areas():
     while touch(1000) == 64:
         pass
     check(f"two users: {users}", abs(sum(users.values()) - total // 8) <= 2)
-    check("a third user", touch(1001) == 0)
+    # Half a buffer of each of the two may be left.
+    check("a third user", touch(1001) <= 1)
     for process in processes:
         process.communicate()
     check("it is all back", touch(1001) == 64)
@@ -226,8 +227,8 @@ def settings():
         arguments = [f"{name}={value}" for name, value in values.items()]
         subprocess.run(["insmod", "/build/usmbd.ko", *arguments], check=True)
 
-    load(listener_connections=3, context_commands=40, context_events=1024, context_command_kib=1024)
-    connections(3)
+    load(listener_connections=4, context_commands=40, context_events=1024, context_command_kib=1024)
+    connections(4)
     commands(40)
     command_bytes(1024 << 10)
     events(1024)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The range check: which ranges RDMA_READ, RDMA_WRITE and SEND_PDU take, and from whom; a privileged
 # program that is tricked into writing our bytes cannot make the kernel touch its memory.
-# lanes: stock
+# lanes: stock debug
 # kernels: default
 # timeout: 150
 """docs/abi.md, "Ranges"."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # REGISTER_MEMORY and UNREGISTER_MEMORY: who may, what can be registered, what limits it, and that
 # nothing stays pinned that should not.
-# lanes: stock
+# lanes: stock debug
 # timeout: 150
 """docs/abi.md, "REGISTER_MEMORY"."""
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Whose memory a write by io_uring names: that of the process that submits it, and of the one that
 # made the ring if a polling thread does; whichever thread of the kernel carries it out.
-# lanes: stock
+# lanes: stock debug
 # timeout: 60
 """docs/architecture.md, "Memory and the wall between processes"."""
 

@@ -12,23 +12,34 @@ count=${USMBD_TEST_COUNT:-1}
 begin_counting
 raw_server --keepalive=2000
 
+# Where packets arrive, on both sides: nobody learns that they are gone.
 drop_packets() {
-	ip netns exec client nft -f - <<-END
-		table netdev usmbd {
-			chain out { type filter hook egress device $1 priority 0; policy drop; }
-			chain in { type filter hook ingress device $1 priority 0; policy drop; }
-		}
-	END
+	nft_drop "$1" | ip netns exec client nft -f - && nft_drop "${OURS[$1]}" | nft -f -
+}
+nft_drop() {
+	echo "table netdev usmbd { chain in { type filter hook ingress device $1 priority 0; policy drop; }; }"
 }
 let_packets() {
-	ip netns exec client nft delete table netdev usmbd
+	ip netns exec client nft delete table netdev usmbd && nft delete table netdev usmbd
 }
+declare -A OURS=([veth1]=veth0 [veth3]=veth2)
 link_down() {
 	ip -n client link set "$1" down
 }
 link_up() {
 	ip -n client link set "$1" up
 	ip -n client addr replace "fd00:9:$([ "$1" = veth1 ] && echo 0 || echo 1)::2/64" dev "$1" nodad
+	[ "$1" != veth1 ] || { revive rxe0 veth0 && revive rxe1 veth1 ip netns exec client; }
+}
+# revive DEVICE NETDEV [WHERE...]: for a packet that cannot leave, as a MAD while the
+# link is down, rxe puts the queue pair into the error state (rxe_req.c), also that
+# of the connection manager, and no connection comes about any more.
+revive() {
+	local device=$1 netdev=$2
+	shift 2
+	"$@" rdma resource show qp | grep -q "$device/1 .* type GSI state ERR" || return 0
+	echo "$device's connection manager is dead: $device is made anew"
+	"$@" rdma link del "$device" && "$@" rdma link add "$device" type rxe netdev "$netdev"
 }
 
 for round in $(seq "$count"); do

@@ -6,6 +6,7 @@ behalf of a caller counts against the caller's group.
 """
 
 import gc
+import mmap
 import os
 import struct
 import time
@@ -16,6 +17,9 @@ from world import (
     NOBODY, ROCE, SLOW, Connection, Device, Peer, in_child, name_of, own_memory, refused)
 
 ROOT, GROUP = "/sys/fs/cgroup", "/sys/fs/cgroup/usmbd-raw"
+# A page fault is tried again at once when there is no memory; a write() gives up.
+STUCK = 20
+NOP = WELL_FORMED["NOP"]
 
 
 def put(path, value):
@@ -31,12 +35,22 @@ def make_group():
     put(f"{GROUP}/memory.max", "max")
 
 
-def first_errno(fd, records):
-    """Writes each record until it is refused, but not more than 100 times; the last one's errno."""
+def out_of_memory():
+    """How often the group has been refused memory."""
+    with open(f"{GROUP}/memory.events", encoding="ascii") as file:
+        return int(dict(line.split() for line in file)["oom"])
+
+
+def first_errno(fd, records, steps, times=100):
+    """Writes each record until it is refused, but not more than `times`; the last one's errno.
+
+    What it is at stands in `steps`, for the parent.
+    """
     number = 0
     for record in records:
         number = 0
-        for _ in range(100):
+        for step in range(times):
+            steps[0] = step % 256
             try:
                 os.write(fd, record)
             except OSError as error:
@@ -51,6 +65,7 @@ def without_memory(device, *records, rehearsal=None):
     `rehearsal` are the records to rehearse with, where these ones would have an effect elsewhere.
     """
     make_group()
+    steps = mmap.mmap(-1, mmap.PAGESIZE)
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -59,12 +74,17 @@ def without_memory(device, *records, rehearsal=None):
         gc.disable()
         put("/proc/self/oom_score_adj", "-1000")
         put(f"{GROUP}/cgroup.procs", "0")
-        for _ in range(3):
-            first_errno(os.open("/dev/usmbd", os.O_RDWR), rehearsal or records)
-            first_errno(-1, records)
+        spares = [os.open("/dev/usmbd", os.O_RDWR) for _ in range(6)]
+        for spare in spares[:3]:
+            first_errno(spare, [NOP], steps, 10)
+            first_errno(os.open("/dev/usmbd", os.O_RDWR), rehearsal or records, steps)
+            first_errno(-1, records, steps)
         os.write(ready[1], b"r")
         os.read(go[0], 1)
-        os._exit(first_errno(device.fd, records))
+        # What the kernel could still reclaim of the group goes first, lest the record lives on it.
+        for spare in spares:
+            first_errno(spare, [NOP], steps, 1000)
+        os._exit(first_errno(device.fd, records, steps))
     os.read(ready[0], 1)
     # Each failure is half a page on the console otherwise.
     with open("/proc/sys/kernel/printk", encoding="ascii") as file:
@@ -73,11 +93,18 @@ def without_memory(device, *records, rehearsal=None):
     put(f"{GROUP}/memory.max", "0")
     os.write(go[1], b"g")
     end = time.monotonic() + 30 * SLOW
+    before = None
     while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-        # Stuck in a page fault after all, it gets this one page.
-        time.sleep(0.2 * SLOW)
-        with open(f"{GROUP}/memory.current", encoding="ascii") as file:
-            put(f"{GROUP}/memory.max", str(int(file.read()) + 4096))
+        time.sleep(0.1)
+        # Refused over and over in one and the same step, it is stuck in a page fault after all, and
+        # gets this one page. One that is only slow gets none: the record would never be refused.
+        at, refusals = steps[0], out_of_memory()
+        if before and at == before[0] and refusals >= before[1] + STUCK:
+            with open(f"{GROUP}/memory.current", encoding="ascii") as file:
+                put(f"{GROUP}/memory.max", str(int(file.read()) + 4096))
+            before = None
+        elif before is None or at != before[0]:
+            before = at, refusals
     put(f"{GROUP}/memory.max", "max")
     put("/proc/sys/kernel/printk", loud)
     hung = status[0] == 0
@@ -85,14 +112,12 @@ def without_memory(device, *records, rehearsal=None):
         status = os.waitpid(child, 0)
     for descriptor in ready + go:
         os.close(descriptor)
+    steps.close()
     assert not hung, "the child itself wanted memory"
     assert os.WIFEXITED(status[1]), f"the child ended with {status[1]:#x}"
     got = name_of(os.WEXITSTATUS(status[1]))
     assert got == "ENOMEM", f"{got} and not ENOMEM"
     device.works()
-
-
-NOP = WELL_FORMED["NOP"]
 
 
 @pair("NOP LISTEN SET_NEGOTIATE_TEMPLATE SET_SESSION_ID SET_CLIENT_GUID LIST_CONNECTIONS"

@@ -12,7 +12,7 @@ import smb2
 import usmbd_raw as raw
 from serve import pattern
 from world import (
-    IWARP, ROCE, SLOW, Connection, Device, Peer, Placement, errno_of, own_memory, refused)
+    IWARP, ROCE, SLOW, Connection, Device, Peer, Placement, errno_of, eventually, own_memory, refused)
 
 OPERATIONS, EVENTS = {}, {}
 GUID, OTHER_GUID = bytes(range(1, 17)), bytes(range(17, 33))
@@ -443,28 +443,38 @@ def own_memory_ends():
 
 @event("STATISTICS")
 def counters_count():
-    with Placement("write", 4096) as placement:
+    # Until its second request is answered, the peer stays.
+    with Placement("write", "4096,1") as placement:
         device, number = placement.device, placement.number
         area = device.map_area(1)
-        area[0:4096] = pattern(placement.seed, 4096)
-        device.write(raw.rdma(raw.RDMA_WRITE, number, [(0, 0, 4096)], placement.descriptors))
-        device.expect(raw.RDMA_COMPLETE)
-        device.write(raw.send_pdu(number, b"w" + struct.pack("<I", placement.seed)))
-        device.expect(raw.PDU_SENT)
+
+        def place(length):
+            area[0:length] = pattern(placement.seed, length)
+            device.write(raw.rdma(raw.RDMA_WRITE, number, [(0, 0, length)], placement.descriptors))
+            device.expect(raw.RDMA_COMPLETE)
+
+        def query(which, user_data=0):
+            device.write(raw.query_statistics(which, user_data=user_data))
+            _, answered, body = device.expect(raw.STATISTICS)
+            assert (answered, struct.unpack_from("<Q", body)[0]) == (user_data, which)
+            return raw.counters(body, 8)
+
+        place(4096)
+        device.write(raw.send_pdu(number, b"w" + struct.pack("<I", placement.seed), flags=raw.QUIET))
+        placement.await_request()
+        # A message counts when it has completed, which may be after its answer came.
+        eventually(lambda: query(number)["messages_sent"] == 1)
         for which in (number, 0):
-            device.write(raw.query_statistics(which, user_data=which + 1))
-            _, user_data, body = device.expect(raw.STATISTICS)
-            assert (user_data, struct.unpack_from("<Q", body)[0]) == (which + 1, which)
-            counted = raw.counters(body, 8)
+            counted = query(which, user_data=which + 1)
             wanted = {"rdma_writes": 1, "rdma_write_bytes": 4096, "rdma_reads": 0,
-                      "messages_received": 1, "messages_sent": 1, "message_bytes_sent": 5}
+                      "messages_received": 2, "messages_sent": 1, "message_bytes_sent": 5}
             assert {name: counted[name] for name in wanted} == wanted, counted
-            assert counted["pdus_received"] >= 1 and counted["pdus_sent"] >= 1
-        placement.peer.process.communicate(timeout=60 * SLOW)
+            assert counted["pdus_received"] >= 2 and counted["pdus_sent"] >= 1
+        place(1)
+        placement.answer()
         assert placement.disconnected() == (0, 2)
         # The context's sums stay.
-        device.write(raw.query_statistics())
-        assert raw.counters(device.expect(raw.STATISTICS)[2], 8)["rdma_writes"] == 1
+        assert query(0)["rdma_writes"] == 2
         area.close()
 
 

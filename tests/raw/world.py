@@ -10,6 +10,7 @@ import select
 import signal
 import struct
 import subprocess
+import time
 
 import abi_page
 import usmbd_raw as raw
@@ -176,20 +177,22 @@ REQUEST = struct.Struct("<BBHIII")      # operation, flags, descriptors, length,
 
 
 class Placement(Connection):
-    """A peer that wants its memory read or written, with its request."""
+    """A peer that wants its memory read or written, with its request; it ends after the last of its sizes."""
 
-    def __init__(self, operation, length, descriptors=1, where=ROCE, **parameters):
-        super().__init__(where, "--operations", operation, "--sizes", length, "--descriptors",
+    def __init__(self, operation, sizes, descriptors=1, where=ROCE, **parameters):
+        super().__init__(where, "--operations", operation, "--sizes", sizes, "--descriptors",
                          descriptors, "--ranges", 1, "--regions", 1, command="placement",
                          **parameters)
         try:
-            message = self.message()
-            _, _, count, self.length, self.seed, _ = REQUEST.unpack_from(message)
-            self.descriptors = [raw.DESCRIPTOR.unpack_from(message, REQUEST.size + 16 * n)
-                                for n in range(count)]
+            self.await_request()
         except BaseException:
             self.__exit__()
             raise
+
+    def await_request(self):
+        message = self.message()
+        _, _, count, self.length, self.seed, _ = REQUEST.unpack_from(message)
+        self.descriptors = [raw.DESCRIPTOR.unpack_from(message, REQUEST.size + 16 * n) for n in range(count)]
 
     def answer(self, moved=None):
         """Tells the peer that it is done, with what was read; the peer must be content."""
@@ -273,6 +276,14 @@ def in_child(work, uid=0, memlock=None):
     os.close(reader)
     _, status = os.waitpid(child, 0)
     assert status == 0, said or f"the child ended with {status:#x}"
+
+
+def eventually(holds, seconds=20):
+    """Waits for what may be a moment away."""
+    end = time.monotonic() + seconds * SLOW
+    while not holds():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.01)
 
 
 def flood(device):
