@@ -43,7 +43,10 @@ def a_client_connects():
         assert pair.connected[12:16] == pair.accepted[12:16]
         assert pair.connected[40:72] == pair.accepted[72:104]
         assert pair.connected[72:104] == pair.accepted[40:72] == raw.address(ROCE, 445)
-        pair.client.write(raw.send_pdu(pair.number, b"hello", flags=raw.QUIET))
+        # Not QUIET: that one would fail with an event if it were not done when the connection ends.
+        pair.client.write(raw.send_pdu(pair.number, b"hello", user_data=8))
+        _, user_data, body = pair.client.expect(raw.PDU_SENT)
+        assert (user_data, *struct.unpack_from("<QI", body)) == (8, pair.number, 0)
         assert pair.server.expect(raw.PDU_RECEIVED)[2][24:29] == b"hello"
         pair.client.write(raw.disconnect(pair.number, user_data=6))
         _, user_data, body = pair.client.expect(raw.DISCONNECTED)

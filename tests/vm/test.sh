@@ -17,10 +17,13 @@ count() {
 	say "test: $line"
 }
 
-# failed TITLE <OUTPUT: keeps what failed, with the end of what it said, for the end.
+# failed TITLE <OUTPUT: keeps what failed, with the end of what it said and the checks before
+# that, for the end.
 failed() {
 	awk -v title="$1" '
-		function tell(  i) {
+		function tell(  i, shown) {
+			for (i = 1; i <= n - 12 && shown < 4; i++)
+				if (said[i] ~ /FAILED/) { print said[i]; shown++ }
 			for (i = n > 12 ? n - 11 : 1; i <= n; i++) print said[i]
 			n = 0
 		}
