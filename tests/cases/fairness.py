@@ -6,8 +6,11 @@
 # when: asked
 # kernels: default
 # timeout: 300
-"""usmbd's time is that of a connection's turns: between the workqueue's trace events, added up for each work
-item by the kernel's histograms. The good connection echoes all the while, and its messages are counted."""
+"""usmbd's time is that of a connection's turns, between the workqueue's trace events, which the kernel's
+histograms gather for each work item. The good connection echoes all the while, and its messages are counted.
+
+What a message costs is the number of turns for it times the middle turn's time. Not their sum: a turn that is
+interrupted by the packets of the attackers has the time of the interrupts in it, which are rxe's and siw's."""
 
 import os
 import re
@@ -55,17 +58,34 @@ def triggers():
     return [(START, f"hist:keys=common_pid:began=common_timestamp.usecs {ours}"),
             (END, "hist:keys=common_pid:took=common_timestamp.usecs-$began,item=work:"
              f"onmatch(workqueue.workqueue_execute_start).usmbd_turn($item,$took) {ours}"),
-            (f"{TURN}/trigger", "hist:keys=item:vals=took")]
+            (f"{TURN}/trigger", "hist:keys=item,took:size=65536")]
 
 
 def turns():
-    """{work item: (turns, microseconds)}"""
+    """{work item: {microseconds: turns that took so long}}"""
     if not MEASURES:
         return {}
     with open(f"{TRACING}/{TURN}/hist", encoding="ascii") as file:
         text = file.read()
-    found = re.findall(r"\{ item:\s*(\d+) \} hitcount:\s*(\d+)\s+took:\s*(\d+)", text)
-    return {int(item): (int(count), int(took)) for item, count, took in found}
+    found = {}
+    for item, took, count in re.findall(r"\{ item:\s*(\d+), took:\s*(\d+) \} hitcount:\s*(\d+)", text):
+        found.setdefault(int(item), {})[int(took)] = int(count)
+    return found
+
+
+def difference(last, first):
+    return {took: count - first.get(took, 0) for took, count in last.items() if count > first.get(took, 0)}
+
+
+def middle(times):
+    """Of {microseconds: turns}, what at most half of the turns take longer than: between whole numbers as
+    the turns of that time are."""
+    half, before = sum(times.values()) / 2, 0
+    for took, count in sorted(times.items()):
+        if before + count >= half:
+            return took + (half - before) / count
+        before += count
+    return 0.0
 
 
 def served():
@@ -86,19 +106,20 @@ def served():
 
 
 def measure(good, item=None):
-    """Messages, turns and microseconds of the good connection, what all others took, and the most
-    memory of one connection."""
+    """The good connection's work item, messages, turns and microseconds of its middle turn, what all others
+    took, and the most memory of one connection."""
     before, _ = served()
     at_first = turns()
     time.sleep(SECONDS)
     at_last = turns()
     after, memory = served()
-    spent = {one: (count - at_first.get(one, (0, 0))[0], took - at_first.get(one, (0, 0))[1])
-             for one, (count, took) in at_last.items()}
+    spent = {one: difference(times, at_first.get(one, {})) for one, times in at_last.items()}
+    sums = {one: sum(took * count for took, count in times.items()) for one, times in spent.items()}
     if item is None and MEASURES:
-        item = max(spent, key=lambda one: spent[one][1])
-    others = sum(took for one, (_, took) in spent.items() if one != item)
-    return item, after[good] - before[good], *spent.get(item, (0, 0)), others, memory
+        item = max(sums, key=sums.get)
+    mine = spent.get(item, {})
+    others = sum(took for one, took in sums.items() if one != item)
+    return item, after[good] - before[good], sum(mine.values()), middle(mine), others, memory
 
 
 def main():
@@ -113,16 +134,16 @@ def main():
     good = next(iter(served()[0]))
     time.sleep(1)
     item, messages, count, took, _, _ = measure(good)
-    alone = messages / max(took, 1)
-    print(f"alone: {messages} messages, {count} turns of {took} us: {1e6 * alone:.0f} for a second")
+    alone = messages / max(count * took, 1)
+    print(f"alone: {messages} messages, {count} turns of {took:.1f} us: {1e6 * alone:.0f} for a second")
     for how in ATTACKS:
         pest = lib.peer("pester", lib.ROCE, "--port", PORT, "--how", how, "--connections", 4,
                         "--seconds", SECONDS + 4)
         time.sleep(2)
         _, messages, count, took, others, memory = measure(good, item)
         output, _ = pest.communicate(timeout=100)
-        share = messages / max(took, 1) / alone
-        print(f"{how}: {messages} messages, {count} turns of {took} us: {100 * share:.0f} % of alone; "
+        share = messages / max(count * took, 1) / alone
+        print(f"{how}: {messages} messages, {count} turns of {took:.1f} us: {100 * share:.0f} % of alone; "
               f"others took {others} us; {memory} bytes of one connection at most; {output.strip()}")
         check(f"{how}: {100 * share:.0f} % of what it was alone", share >= 0.8 or not MEASURES)
         check(f"{how}: no message of the good connection went", messages > 0)

@@ -68,7 +68,7 @@ group() {
 	for suite in "$@"; do
 		sed -i "/^$suite /d" "$kept/results"
 	done
-	LANE=debug KREL='' RUN=$run TIMEOUT=$(seconds "$@") CMDLINE="${CMDLINE:-} slub_debug=U" \
+	LANE=debug KREL='' RUN=$run TIMEOUT=$(seconds "$@") CMDLINE="${CMDLINE:-} slub_debug=U LAB_NO_USMBD=1" \
 		"$VM/run.sh" "$VM/guest/run-suites" "$@" || true
 	cat "$BUILD/vm/$run/out/suites" >>"$kept/results" 2>/dev/null || true
 	# What the kernel said outside of any suite, at its end for instance.
