@@ -14,7 +14,7 @@ use super::{Connection, Event, Later, Phase, Reason, State, Status, Time};
 use crate::context::event_queue::SlotOf;
 use crate::context::ring::Ring;
 use crate::trace;
-use crate::verbs::{Chain, Device, Direction, DmaBuffer, Sge, WorkStatus};
+use crate::verbs::{Chain, Device, Direction, DmaBuffer, Fabric, Sge, WorkStatus};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_engine as engine;
@@ -401,6 +401,12 @@ impl Connection {
         now: Time,
         later: &mut Later,
     ) {
+        // What siw says of a send that its stream ended under, be all of it with the peer: the CM tells
+        // of that end, and says whose it is (siw_qp_tx.c, siw_qp_sq_process()).
+        let status = match status {
+            WorkStatus::LocalOperation if self.fabric == Fabric::Iwarp => WorkStatus::Flushed,
+            other => other,
+        };
         match status {
             WorkStatus::Success | WorkStatus::Flushed => {}
             WorkStatus::RemoteAccess => {
