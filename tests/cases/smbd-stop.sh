@@ -31,7 +31,12 @@ while [ $inside -lt 20 ]; do
 	wait $copy
 	status=$?
 	[ $status -lt 124 ] || fail "the copy hangs (try $tries)"
-	timeout 100 cp /tmp/file /mnt/again || fail "the copy cannot be repeated (try $tries): $(cat /tmp/cp.out)"
+	begin=$SECONDS
+	timeout 100 cp /tmp/file /mnt/again 2>/tmp/again.out || {
+		echo "the first copy ended with $status: $(cat /tmp/cp.out)"
+		dmesg | tail -n 15
+		fail "the copy cannot be repeated (try $tries, $((SECONDS - begin)) s): $(cat /tmp/again.out)"
+	}
 	cmp /tmp/file /srv/share/again || fail "the repeated copy is another file"
 done
 echo "$inside of $tries stops met a running copy"
