@@ -50,7 +50,8 @@ sys.path[:0] = ["/src/tests/cases"]
 import lib
 from lib import raw
 server = lib.Server("10.9.0.1")
-connection = server.accept_one()
+print("listening", flush=True)
+connection = server.accept_one(seconds=60)
 server.serve(lambda: os.path.exists("/tmp/go"))
 batch = b"".join(raw.send_pdu(connection, b"x" * 64, flags=raw.QUIET) for _ in range(32))
 server.device.write(batch)
@@ -58,7 +59,7 @@ print("taken", flush=True)
 server.serve(lambda: bool(server.reasons))
 END
 server_pid=$!
-sleep 2
+until_true 60 grep -q listening /tmp/many.out || fail "no server: $(cat /tmp/many.out)"
 client usmbd-peer hold 10.9.0.1 --seconds 60 --end >/tmp/peer.log 2>&1 &
 peer=$!
 until_true 60 grep -q holding /tmp/peer.log || fail "no connection: $(cat /tmp/peer.log /tmp/many.out)"

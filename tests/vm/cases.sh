@@ -60,4 +60,6 @@ if [ ${#names[@]} = 0 ]; then
 	exit 0
 fi
 [ "$lane" != debug ] || total=$((total * 4))
+# As guest/run-cases has it.
+total=$((total * 3))
 TIMEOUT=${TIMEOUT:-$total} exec "$VM/run.sh" "$VM/guest/run-cases" "${names[@]}"

@@ -54,7 +54,7 @@ seconds() {
 	for suite in "$@"; do
 		limit=$(sed -n '1,20s/^# timeout: *\([0-9]*\).*/\1/p' "$TOP/tests/cases/$suite".* 2>/dev/null | head -n 1)
 		[ "$suite" != raw ] || limit=750
-		sum=$((sum + 4 * ${limit:-120} + 120))
+		sum=$((sum + 12 * ${limit:-120} + 120))
 	done
 	echo $sum
 }
