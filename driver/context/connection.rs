@@ -232,7 +232,11 @@ impl Connection {
             let mut state = self.state.lock();
             let now = timer::now();
             state.take_news(now);
-            later.again |= self.take_completions(&mut state, now, &mut later);
+            let more = self.take_completions(&mut state, now, &mut later);
+            if !more {
+                state.take_end(now);
+            }
+            later.again |= more;
             state.take_time(now);
             self.advance(&mut state, now, &mut later);
         }

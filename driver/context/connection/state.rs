@@ -174,27 +174,30 @@ impl State {
     }
 
     pub(super) fn take_news(&mut self, now: Time) {
-        let news = core::mem::take(&mut self.news);
-        if news.established {
+        if core::mem::take(&mut self.news.established) {
             self.engine.handle_established(now);
         }
-        if news.device_removed {
-            // Kept: the drain must not ask the CM for a disconnect.
-            self.news.device_removed = true;
+        // Kept: the drain must not ask the CM for a disconnect.
+        if self.news.device_removed {
             self.engine
                 .handle_provider_error(engine::Reason::DeviceRemoved, now);
         }
-        if news.abandoned && self.listener.is_some() {
+        if core::mem::take(&mut self.news.abandoned) && self.listener.is_some() {
             self.engine.disconnect(now);
         }
-        if let Some(failure) = news.failed {
+    }
+
+    /// What the CM said of the connection's end. After the completions: what the peer sent in front
+    /// of its end is there by then, and the engine takes nothing behind it.
+    pub(super) fn take_end(&mut self, now: Time) {
+        if let Some(failure) = self.news.failed.take() {
             if let Some(connecting) = &mut self.connecting {
                 connecting.failed(failure);
             }
             self.cause.get_or_insert(Reason::ConnectionLost);
             self.engine.handle_disconnected(now);
         }
-        if news.disconnected {
+        if core::mem::take(&mut self.news.disconnected) {
             self.engine.handle_disconnected(now);
         }
     }
