@@ -59,11 +59,22 @@ def first_errno(fd, records, steps, times=100):
     return number
 
 
-def without_memory(device, *records, rehearsal=None):
+def without_memory(device, *records, rehearsal=None, leftover=None):
     """The last of these records, written until it is refused, is refused with ENOMEM.
 
     `rehearsal` are the records to rehearse with, where these ones would have an effect elsewhere.
+    `leftover` is the errno where what the group still had was just enough; it is tried again then.
     """
+    for _ in range(10):
+        got = errno_without_memory(device, records, rehearsal or records)
+        device.works()
+        if got != leftover:
+            break
+    assert got == "ENOMEM", f"{got} and not ENOMEM"
+
+
+def errno_without_memory(device, records, rehearsal):
+    """What a child without memory got for the first record that was refused, by name."""
     make_group()
     steps = mmap.mmap(-1, mmap.PAGESIZE)
     ready, go = os.pipe(), os.pipe()
@@ -77,7 +88,7 @@ def without_memory(device, *records, rehearsal=None):
         spares = [os.open("/dev/usmbd", os.O_RDWR) for _ in range(6)]
         for spare in spares[:3]:
             first_errno(spare, [NOP], steps, 10)
-            first_errno(os.open("/dev/usmbd", os.O_RDWR), rehearsal or records, steps)
+            first_errno(os.open("/dev/usmbd", os.O_RDWR), rehearsal, steps)
             first_errno(-1, records, steps)
         os.write(ready[1], b"r")
         os.read(go[0], 1)
@@ -115,9 +126,7 @@ def without_memory(device, *records, rehearsal=None):
     steps.close()
     assert not hung, "the child itself wanted memory"
     assert os.WIFEXITED(status[1]), f"the child ended with {status[1]:#x}"
-    got = name_of(os.WEXITSTATUS(status[1]))
-    assert got == "ENOMEM", f"{got} and not ENOMEM"
-    device.works()
+    return name_of(os.WEXITSTATUS(status[1]))
 
 
 @pair("NOP LISTEN SET_NEGOTIATE_TEMPLATE SET_SESSION_ID SET_CLIENT_GUID LIST_CONNECTIONS"
@@ -145,7 +154,8 @@ def on_a_connection(name):
     with Connection() as connection:
         record = bytearray(WELL_FORMED[name])
         record[16:24] = struct.pack("<Q", connection.number)
-        without_memory(connection.device, bytes(record))
+        # The ranges are of an area that the child does not have.
+        without_memory(connection.device, bytes(record), leftover="EFAULT")
         connection.device.write(raw.send_pdu(connection.number, b"still there"))
         assert connection.peer.receive() == b"still there"
 
