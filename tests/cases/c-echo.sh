@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # A C program serves an echo with libusmbd.so, over both fabrics and both families.
-# lanes: stock debug
+# lanes: stock
 # kernels: default
 # timeout: 120
 . /src/tests/cases/lib.sh

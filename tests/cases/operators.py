@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # Counters of one's own; every connection of the network namespace, and their end, for an admin alone.
-# lanes: stock debug
+# lanes: stock
 # timeout: 200
 """docs/abi.md, QUERY_STATISTICS, LIST_CONNECTIONS, DROP; docs/operating.md, usmbdctl."""
 

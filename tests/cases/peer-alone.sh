@@ -4,6 +4,7 @@
 # So what it says about the driver is worth something.
 # lanes: stock
 # kernels: default
+# when: asked
 # timeout: 150
 . /src/tests/cases/lib.sh
 

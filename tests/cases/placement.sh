@@ -4,6 +4,7 @@
 # descriptors, contents checked; also after wrong keys, short descriptors and
 # a vanished peer.
 # lanes: stock debug
+# kernels: default
 # timeout: 200
 . /src/tests/cases/lib.sh
 

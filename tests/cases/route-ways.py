@@ -3,6 +3,7 @@
 # A connection goes to whoever claimed its client or its session, in whatever process, else by ticket; with every byte.
 # lanes: stock
 # kernels: default
+# when: asked
 # timeout: 600
 """Routing: docs/abi.md, "Routing"."""
 

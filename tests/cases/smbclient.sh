@@ -4,6 +4,7 @@
 # the preload library, and nothing over TCP; over RoCE and iWARP, IPv4 and IPv6.
 # And it stays what it was where it was not told.
 # lanes: stock
+# kernels: default
 # timeout: 240
 . /src/tests/cases/smbd-lib.sh
 . /src/tests/cases/smbclient-lib.sh

@@ -13,13 +13,8 @@
 "$VM/cache.sh" rootfs >/dev/null &
 rootfs=$!
 for k in "$@"; do
-	[ "$k" != debug ] || continue
 	boot=$("$VM/cache.sh" boot "$(krel_full "$k")")
 done
 wait $rootfs || die "the guest's image could not be made"
-for k in "$@"; do
-	[ "$k" = debug ] || continue
-	boot=$("$VM/cache.sh" boot debug)
-done
 "$VM/kvm.sh" "$boot" >/dev/null
 say "setup: all is there ($CACHE)"
