@@ -114,10 +114,11 @@ guest_lane() {
 	count "$title" "$((${ok:-0} + ${bad:-0}))" "${ok:-0}" "${bad:-0}"
 }
 
-# cases TITLE RUN
+# cases TITLE RUN CASE...
 cases() {
-	# shellcheck disable=SC2086  # CASES is a list
-	guest_lane "$1" "$2" "$VM/cases.sh" ${CASES:-}
+	local title=$1 run=$2
+	shift 2
+	guest_lane "$title" "$run" "$VM/cases.sh" "$@"
 }
 
 # What needs no guest: guests go first.
@@ -128,22 +129,43 @@ host_steps() {
 	steps fuzzing "$TOP/tests/fuzz/run.sh" 30
 }
 
-# All but the default kernel's cases.
-others() {
-	for k in "${KERNELS[@]:1}"; do
-		LANE=stock KREL=$k cases "stock ${k%-amd64}" "stock-$k"
-	done
-	[ -n "${CASES:-}" ] ||
-		LANE=stock KREL='' TIMEOUT=1500 QUIET=1 guest_lane "docs/abi.md by bytes" abi "$VM/run.sh" tests/raw/run.py
+# debug_lane HALF: each second of its cases, from the first or the second on.
+debug_lane() {
+	local names
 	say "test: debug: waiting for its kernel"
 	tail --pid="$debug_setup" -f /dev/null
-	if [ -f "$BUILD/test/debug-setup.done" ]; then
-		LANE=debug KREL='' cases debug debug
-	else
+	if [ ! -f "$BUILD/test/debug-setup.done" ]; then
 		tail -n 30 "$BUILD/test/debug-setup.log"
 		fail "debug" "its kernel could not be made"
 		count debug 0 0 1
+		return
 	fi
+	# shellcheck disable=SC2086  # CASES is a list
+	mapfile -t names < <(LANE=debug "$VM/cases.sh" --list ${CASES:-} | sed -n "$1~2p")
+	[ ${#names[@]} = 0 ] || LANE=debug KREL='' cases debug "debug-$1" "${names[@]}"
+}
+
+# The lanes in guests, each a job. Two streams take the next one whenever they are free.
+queue=$BUILD/test/queue
+
+next_job() {
+	(
+		flock 9
+		sed -n 1p "$queue"
+		sed -i 1d "$queue"
+	) 9>"$queue.lock"
+}
+
+# shellcheck disable=SC2086  # CASES is a list
+stream() {
+	local job what
+	while read -r job what < <(next_job); do
+		case $job in
+		stock) LANE=stock KREL=$what cases "stock ${what%-amd64}" "stock-$what" ${CASES:-} ;;
+		abi) LANE=stock KREL='' TIMEOUT=1500 QUIET=1 guest_lane "docs/abi.md by bytes" abi "$VM/run.sh" tests/raw/run.py ;;
+		debug) debug_lane "$what" ;;
+		esac
+	done
 }
 
 mkdir -p "$BUILD/test"
@@ -157,12 +179,15 @@ debug_setup=$!
 "$VM/setup.sh" "${KERNELS[@]}"
 
 if "$VM/stage.sh"; then
-	others &
-	others=$!
+	printf 'stock %s\n' "${KERNELS[@]}" >"$queue"
+	[ -n "${CASES:-}" ] || echo abi >>"$queue"
+	printf 'debug %s\n' 1 2 >>"$queue"
 	host_steps &
 	host_steps=$!
-	LANE=stock KREL='' cases "stock ${KERNELS[0]%-amd64}" "stock-${KERNELS[0]}"
-	wait $others || count "the other lanes" 0 0 1
+	stream &
+	stream=$!
+	stream
+	wait $stream || count "the second stream of guests" 0 0 1
 	wait $host_steps || count "the host's steps" 0 0 1
 	# The lanes have built the module for all kernels.
 	steps "no panic path" "$VM/panics.sh"
@@ -173,7 +198,13 @@ else
 fi
 
 echo
-cat "$results" "$failures"
+# The halves of a lane are one lane.
+awk '{ at = match($0, / +[0-9]+ suites ran/); title = substr($0, 1, at - 1) }
+	!(title in suites) { order[++n] = title }
+	{ suites[title] += $(NF - 7); ok[title] += $(NF - 4); bad[title] += $(NF - 2) }
+	END { for (i = 1; i <= n; i++) { t = order[i]
+		printf "%-24s %3d suites ran, %d ok, %d not ok\n", t, suites[t], ok[t], bad[t] } }' "$results"
+cat "$failures"
 passed=$(awk '{ s += $(NF-4) } END { print s + 0 }' "$results")
 failed=$(awk '{ s += $(NF-2) } END { print s + 0 }' "$results")
 echo "$passed passed, $failed failed"
