@@ -2,6 +2,7 @@
 
 //! What a connection needs of the device: a trait, so that tests can be the device.
 
+use crate::process;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
@@ -99,7 +100,7 @@ impl Device for Descriptor {
             None => (),
         }
         let parameters = self.context.memory_parameters()?;
-        let process = std::process::id();
+        let process = process::id();
         let mut shared = AREA.lock().unwrap_or_else(PoisonError::into_inner);
         if shared
             .as_ref()

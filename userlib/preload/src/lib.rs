@@ -34,6 +34,7 @@ pub mod hooks;
 pub mod listener;
 pub mod log;
 pub mod network;
+pub mod process;
 pub mod real;
 pub mod rewrite;
 pub mod smb2;

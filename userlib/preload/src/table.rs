@@ -13,6 +13,7 @@
 use crate::connection::{Connection, Side};
 use crate::connector::{Attempt, Decision};
 use crate::device::Descriptor;
+use crate::process;
 use crate::real;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -107,7 +108,7 @@ pub fn insert(fd: RawFd, kind: Kind) -> bool {
     };
     let entry = Entry { kind, epoll: None };
     let new = Box::new(Slot {
-        process: std::process::id(),
+        process: process::id(),
         entry: Mutex::new(entry),
     });
     discard(place.swap(Box::into_raw(new), Ordering::AcqRel));
@@ -141,7 +142,7 @@ fn discard(slot: *mut Slot) {
     }
     // SAFETY: it came from a box, and whoever swapped it out of the table owns it.
     let slot = unsafe { Box::from_raw(slot) };
-    if slot.process != std::process::id() {
+    if slot.process != process::id() {
         // The parent's: its mappings are not here, and something else may be in their place.
         std::mem::forget(slot);
     }
@@ -169,7 +170,7 @@ pub fn with<R>(fd: RawFd, act: impl FnOnce(&mut Entry) -> io::Result<R>) -> io::
     }
     // SAFETY: what is in the table lives, and nobody closes a descriptor while using it.
     let mut slot = unsafe { &*found };
-    if slot.process != std::process::id() {
+    if slot.process != process::id() {
         // Inherited by fork(). No other thread of this process can have it locked.
         let kind = slot
             .entry

@@ -73,6 +73,7 @@ extern "C" fn initialise() {
         let config = config::Config::read(|name| std::env::var_os(name));
         if config.is_meant(name) {
             crate::real::resolve();
+            crate::process::initialise();
             log::initialise(&config);
             let _ = CONFIG.set(config);
         }
