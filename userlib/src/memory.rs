@@ -64,18 +64,27 @@ impl Buffer {
     }
 
     fn set(&mut self, run: &Run, used: bool) {
-        for unit in run.first..run.first + run.units {
-            let bit = 1 << (unit % 64);
+        for (index, word) in self.used.iter_mut().enumerate() {
+            let start = index * 64;
+            let first = run.first.clamp(start, start + 64) - start;
+            let count = (run.first + run.units).clamp(start, start + 64) - start - first;
+            let bits = match count {
+                0 => continue,
+                _ => (u64::MAX >> (64 - count)) << first,
+            };
             if used {
-                self.used[unit / 64] |= bit;
+                *word |= bits;
             } else {
-                self.used[unit / 64] &= !bit;
+                *word &= !bits;
             }
         }
     }
 
     /// The first free run of `wanted` units, or else the longest free one.
     fn find(&self, wanted: usize) -> Option<(usize, usize)> {
+        if self.is_idle() {
+            return Some((0, wanted.min(UNITS)));
+        }
         let mut longest = (0, 0);
         let mut unit = 0;
         while unit < UNITS {
@@ -238,6 +247,18 @@ impl Shared {
 
 /// First fit of portions of at most a buffer; where a portion fits nowhere whole, pieces of it.
 fn find_runs(buffers: &[Buffer], units: usize) -> Option<Vec<Run>> {
+    // Mostly it fits as it is, and nothing has to be tried out.
+    let whole = |(index, buffer): (usize, &Buffer)| {
+        let (first, found) = buffer.find(units)?;
+        (found == units).then_some(Run {
+            buffer: index,
+            first,
+            units,
+        })
+    };
+    if let Some(run) = buffers.iter().enumerate().find_map(whole) {
+        return Some(vec![run]);
+    }
     let mut buffers = buffers.to_vec();
     let mut runs = Vec::new();
     let mut missing = units;
@@ -491,12 +512,14 @@ impl StatusPage {
 
     /// As it stands there.
     pub(crate) fn record(&self) -> Result<Record> {
-        let mut bytes = [0; size_of::<Record>()];
+        const WORDS: usize = size_of::<Record>() / 8;
+        const { assert!(size_of::<Record>() % 8 == 0) };
+        let mut words = [[0; 8]; WORDS];
         let sequence = offset_of!(Record, sequence);
-        if !self.mapping.copy_at_rest(sequence, &mut bytes) {
+        if !self.mapping.copy_at_rest(sequence, &mut words) {
             return Err(Error::Malformed("a status page that does not come to rest"));
         }
-        Record::read_from_bytes(&bytes)
+        Record::read_from_bytes(words.as_flattened())
             .map_err(|_| Error::Malformed("a status page of another size"))
     }
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{fence, AtomicU32, Ordering};
+use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
 /// Calls until it was not interrupted by a signal.
 fn retry(mut call: impl FnMut() -> libc::c_long) -> Result<usize> {
@@ -288,24 +288,22 @@ impl Mapping {
     }
 
     /// Copies the start of the page into `to` between two equal even values of the word at
-    /// `sequence` (a byte offset). `false` if the page does not come to rest.
-    pub(crate) fn copy_at_rest(&self, sequence: usize, to: &mut [u8]) -> bool {
-        let word = |offset: usize| {
-            let pointer = self.pointer(offset, 4).cast::<AtomicU32>();
-            // SAFETY: mapped as long as `self` lives; pages are aligned, and offsets are multiples
-            // of 4. Loads do not write.
-            unsafe { pointer.as_ref() }
-        };
+    /// `sequence` (a byte offset, a multiple of 4). `false` if the page does not come to rest.
+    pub(crate) fn copy_at_rest(&self, sequence: usize, to: &mut [[u8; 8]]) -> bool {
+        let sequence = self.pointer(sequence, 4).cast::<AtomicU32>();
+        // SAFETY: mapped as long as `self` lives; pages are aligned. Loads do not write.
+        let sequence = unsafe { sequence.as_ref() };
+        let words = self.pointer(0, size_of_val(to)).cast::<AtomicU64>();
+        // SAFETY: as above; so many words are inside.
+        let words = unsafe { NonNull::slice_from_raw_parts(words, to.len()).as_ref() };
         for attempt in 0..100_000 {
-            let before = word(sequence).load(Ordering::Acquire);
+            let before = sequence.load(Ordering::Acquire);
             if before % 2 == 0 {
-                for (index, chunk) in to.chunks_mut(4).enumerate() {
-                    let value = word(index * 4).load(Ordering::Relaxed).to_ne_bytes();
-                    let length = chunk.len();
-                    chunk.copy_from_slice(&value[..length]);
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = word.load(Ordering::Relaxed).to_ne_bytes();
                 }
                 fence(Ordering::Acquire);
-                if word(sequence).load(Ordering::Relaxed) == before {
+                if sequence.load(Ordering::Relaxed) == before {
                     return true;
                 }
             }
