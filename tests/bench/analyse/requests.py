@@ -17,6 +17,10 @@ TARGETS = {"work requests": 3, "doorbells": 1, "signalled completions": 1, "wake
            "system calls": 4}
 LINE = re.compile(r"^\s*(?P<task>.+)-(?P<pid>\d+)\s+\[\d+\]\s+\S+\s+[\d.]+: (?P<event>\w+): (?P<rest>.*)$")
 CALL = re.compile(r"NR (?P<number>\d+) \((?P<first>[0-9a-f]+),")
+#: System calls whose first argument is a descriptor, of those that smbd and the library make on one: read,
+#: write, fstat, ioctl, readv, writev, recvmsg, sendmsg, fcntl, preadv2, pwritev2. Of others the trace shows what
+#: was left in the register.
+ON_DESCRIPTOR = {0, 1, 5, 16, 19, 20, 46, 47, 72, 327, 328}
 POST = re.compile(r"requests=(?P<requests>\d+) signalled=(?P<signalled>\d+)")
 #: What ksmbd.ko has of the transport, and RDMA's helper that it uses.
 KSMBD_TRANSPORT = r"smb_direct|smbd_direct|rdma"
@@ -54,7 +58,7 @@ def counted(results, folder):
         results.add(GROUP, "instructions in the preload library", params | {"server": "smbd"},
                     "instructions", preload)
         results.add(GROUP, "turns of the driver's work item", params | {"server": "smbd"}, "turns",
-                    window.calls("usmbd", r"Connection\d*4turn$|10connectionNt?\w*4turn") / each)
+                    window.calls("usmbd", r"10ConnectionNt\w*8WorkItem3run$") / each)
         _, other = groups["ksmbd", operation, size]
         direct = (other.of_module("smbdirect") - window.of_module("smbdirect")) / each
         helper = (other.of_module("ib_core", RDMA_RW) - window.of_module("ib_core", RDMA_RW)) / each
@@ -113,7 +117,8 @@ def traced(results, folder):
             elif event == "sys_enter" and task.startswith("smbd"):
                 sums["all system calls of smbd"] += 1
                 call = CALL.search(rest)
-                if call and int(call["first"], 16) in descriptors.get(pid, ()):
+                if (call and int(call["number"]) in ON_DESCRIPTOR
+                        and int(call["first"], 16) in descriptors.get(pid, ())):
                     sums["system calls"] += 1
         params = {"operation": what["operation"], "size": what["size"], "server": "smbd"}
         judged = (what["operation"], what["size"]) == ("READ", 1 << 20)
