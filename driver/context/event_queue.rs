@@ -262,6 +262,7 @@ impl EventQueue {
     /// # Errors
     ///
     /// `EAGAIN` at the limit: somebody has to read events first. `ENOMEM`.
+    #[inline]
     pub(crate) fn reserve(&self, count: usize, of: SlotOf) -> Result {
         let taken = self.inner.lock().reserve(count, of);
         match taken? {

@@ -69,28 +69,64 @@ impl Memory {
     ) -> Result {
         let mut at = self.origin().checked_add(offset).ok_or(EFAULT)?;
         let mut left = length;
-        loop {
-            let block = self.block((at / BLOCK_LENGTH) as usize).ok_or(EFAULT)?;
-            let offset = at % BLOCK_LENGTH;
-            let length = left.min(BLOCK_LENGTH.saturating_sub(offset));
-            let buffer = if sink && device.reads_need_remote_write() {
-                block.sink(device, offset, length)?
-            } else {
-                block.on(device)?
-            };
-            let range = |memory| Range {
+        if left > behind(at) {
+            self.resolve_blocks(device, &mut at, &mut left, sink, out)?;
+        }
+        let buffer = self.on(device, at, left, sink)?;
+        out.push(|| Range {
+            buffer,
+            offset: at % BLOCK_LENGTH,
+            length: left,
+            _memory: self,
+        })
+    }
+
+    /// As [`Self::resolve`], of `left` bytes from `at` on, up to the last block that they touch.
+    #[cold]
+    fn resolve_blocks(
+        &self,
+        device: &Arc<Device>,
+        at: &mut u32,
+        left: &mut u32,
+        sink: bool,
+        out: &mut Few<Range>,
+    ) -> Result {
+        while *left > behind(*at) {
+            let length = behind(*at);
+            let buffer = self.on(device, *at, length, sink)?;
+            let memory = self.clone();
+            out.push(|| Range {
                 buffer,
-                offset,
+                offset: *at % BLOCK_LENGTH,
                 length,
                 _memory: memory,
-            };
-            at = at.saturating_add(length);
-            left = left.saturating_sub(length);
-            if left == 0 {
-                return out.push(|| range(self));
-            }
-            let memory = self.clone();
-            out.push(|| range(memory))?;
+            })?;
+            *at = at.saturating_add(length);
+            *left = left.saturating_sub(length);
+        }
+        Ok(())
+    }
+
+    /// The block with byte `at`, counted from the first block on, on `device`; `length` bytes of it
+    /// are meant.
+    #[inline]
+    fn on(
+        &self,
+        device: &Arc<Device>,
+        at: u32,
+        length: u32,
+        sink: bool,
+    ) -> Result<Arc<DeviceBuffer>> {
+        let block = self.block((at / BLOCK_LENGTH) as usize).ok_or(EFAULT)?;
+        if sink && device.reads_need_remote_write() {
+            block.sink(device, at % BLOCK_LENGTH, length)
+        } else {
+            block.on(device)
         }
     }
+}
+
+/// Bytes of a block from its byte `at` on, which counts from the first block on.
+fn behind(at: u32) -> u32 {
+    BLOCK_LENGTH.saturating_sub(at % BLOCK_LENGTH)
 }

@@ -171,7 +171,7 @@ impl Ranges {
     }
 
     /// Entries filled, bytes in them, and where the next begin.
-    #[inline]
+    #[inline(always)]
     fn cut(&self, most: u32, sges: &mut [Sge]) -> Option<(usize, u32, usize, u32)> {
         let most = most.min(self.left());
         let (mut at, mut within) = (self.at, self.within);

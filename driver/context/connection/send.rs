@@ -190,6 +190,7 @@ impl SendQueue {
     }
 
     /// Remembers what was added to the chain just now.
+    #[inline]
     pub(super) fn remember(&mut self, posted: Posted) -> Result<(), Posted> {
         self.posted.push(posted)?;
         self.next = self.next.wrapping_add(1);
@@ -514,9 +515,17 @@ impl Connection {
     }
 
     /// Tells those who wait for room in the send queue.
+    #[inline]
     pub(super) fn make_room(self: &Arc<Self>, state: &mut State, later: &mut Later) {
         later.room = true;
-        if state.send_ready_wanted && !state.send_ready_queued && state.send.has_room(0) {
+        if state.send_ready_wanted {
+            self.tell_send_ready(state, later);
+        }
+    }
+
+    #[cold]
+    fn tell_send_ready(self: &Arc<Self>, state: &mut State, later: &mut Later) {
+        if !state.send_ready_queued && state.send.has_room(0) {
             state.send_ready_wanted = false;
             state.send_ready_queued = true;
             state.post(

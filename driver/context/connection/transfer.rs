@@ -276,6 +276,7 @@ impl Connection {
     }
 
     /// Remembers a transfer with its last work request, which was added just now.
+    #[inline]
     fn posted(self: &Arc<Self>, state: &mut State, transfer: KBox<Transfer>, later: &mut Later) {
         if let Err(Posted::Transfer(transfer)) = state.send.remember(Posted::Transfer(transfer)) {
             self.end_transfer(state, transfer, false, later);
