@@ -26,6 +26,7 @@ pub(crate) struct Plug {
 
 impl Plug {
     /// Something was queued on `connection` and not posted.
+    #[inline]
     pub(super) fn hold(&mut self, connection: &Arc<Connection>) {
         for place in &mut self.connections {
             match place {
