@@ -68,7 +68,8 @@ impl<T> Few<T> {
 }
 
 impl<T: FromZeros + Copy> Few<T> {
-    /// Fills an empty list with `count` entries. Each is zero before `fill` writes to where it stays.
+    /// Fills an empty list with `count` entries, each of which is zero before `fill` gets it: the
+    /// first where it stays.
     ///
     /// # Errors
     ///
@@ -84,11 +85,14 @@ impl<T: FromZeros + Copy> Few<T> {
 
     #[cold]
     fn fill_others(&mut self, count: usize, mut fill: impl FnMut(&mut T) -> Result) -> Result {
-        let count = count.saturating_sub(1);
-        let others = KVec::from_elem(T::new_zeroed(), count, GFP_KERNEL_ACCOUNT)?;
-        for place in self.others.insert(others) {
-            fill(place)?;
+        let mut others = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for _ in 1..count {
+            let mut entry = T::new_zeroed();
+            fill(&mut entry)?;
+            // There is room for all of them.
+            others.push_within_capacity(entry).map_err(|_| ENOMEM)?;
         }
+        self.others = Some(others);
         Ok(())
     }
 }

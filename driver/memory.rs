@@ -254,7 +254,8 @@ impl Named {
         for range in ranges {
             let named = Self::by(area, range)?;
             *total = total.checked_add(named.length).ok_or(EMSGSIZE)?;
-            all.push(named, GFP_KERNEL_ACCOUNT)?;
+            // There is room for all of them.
+            all.push_within_capacity(named).map_err(|_| ENOMEM)?;
         }
         Ok(all)
     }
