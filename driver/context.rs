@@ -271,6 +271,7 @@ impl Context {
     /// # Errors
     ///
     /// `EAGAIN` at the limit: transfers have to complete first.
+    #[inline]
     pub(crate) fn reserve_command_bytes(&self, bytes: usize) -> Result {
         if self
             .command_bytes

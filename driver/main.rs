@@ -12,6 +12,7 @@
 mod chardev;
 mod compat;
 mod context;
+mod few;
 #[cfg(usmbd_ioctl)]
 mod ioctl;
 mod memory;

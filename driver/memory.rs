@@ -24,6 +24,7 @@ mod range;
 mod registration;
 mod status_page;
 
+use crate::few::Few;
 use crate::verbs::Device;
 use area::{Area, View};
 use core::fmt;
@@ -139,11 +140,11 @@ impl AreaSlot {
 
     /// **The range check**: the wall between processes. Only a process that has mapped its area
     /// through this context may name ranges, and only of its own buffers and registrations. What is
-    /// returned stays, whatever the process does, until it is dropped.
+    /// appended to `out` stays, whatever the process does, until it is dropped.
     ///
-    /// `fits` judges the sum of the ranges' lengths before anything is done for them. `sink` is
-    /// whether an RDMA read fills the ranges: where that sends their key over the wire, they get
-    /// keys of their own.
+    /// `fits` judges the sum of the ranges' lengths, which is returned, before anything is done for
+    /// them. `sink` is whether an RDMA read fills the ranges: where that sends their key over the
+    /// wire, they get keys of their own. On an error some of them may be in `out`.
     ///
     /// # Errors
     ///
@@ -151,37 +152,33 @@ impl AreaSlot {
     /// touched, reaching past its end, or empty. `EINVAL` if a reserved field is not zero.
     /// `EMSGSIZE` if all together are more than 32 bits count. What `fits` says. `EIO` if the
     /// device cannot reach the memory coherently; `ENOMEM`, `ENODEV`.
+    #[inline]
     pub(crate) fn resolve(
         &self,
+        caller: &mut Caller,
         device: &Arc<Device>,
-        ranges: &[MemoryRange],
+        ranges: &Few<MemoryRange>,
         sink: bool,
         fits: impl FnOnce(u32) -> Result,
-    ) -> Result<(KVec<Range>, u32)> {
-        let area = self.own()?;
-        if let [range] = ranges {
-            // Most commands have one: no list is needed.
-            let named = Named::by(&area, range)?;
-            fits(named.length)?;
-            let mut resolved = KVec::with_capacity(named.most_ranges(), GFP_KERNEL_ACCOUNT)?;
-            let total = named.length;
-            named.resolve(device, sink, &mut resolved)?;
-            return Ok((resolved, total));
-        }
-        let mut all = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
-        let (mut total, mut most) = (0u32, 0usize);
-        for range in ranges {
-            let named = Named::by(&area, range)?;
-            total = total.checked_add(named.length).ok_or(EMSGSIZE)?;
-            most = most.saturating_add(named.most_ranges());
-            all.push(named, GFP_KERNEL_ACCOUNT)?;
-        }
+        out: &mut Few<Range>,
+    ) -> Result<u32> {
+        let area = caller.area(self)?;
+        let (first, others) = ranges.parts().ok_or(EINVAL)?;
+        let first = Named::by(area, first)?;
+        let mut total = first.length;
+        // Most commands have one range: no list is needed.
+        let others = match others {
+            None => None,
+            Some(others) => Some(Named::all(area, others, &mut total)?),
+        };
         fits(total)?;
-        let mut resolved = KVec::with_capacity(most, GFP_KERNEL_ACCOUNT)?;
-        for named in all {
-            named.resolve(device, sink, &mut resolved)?;
+        first.resolve(device, sink, out)?;
+        if let Some(others) = others {
+            for named in others {
+                named.resolve(device, sink, out)?;
+            }
         }
-        Ok((resolved, total))
+        Ok(total)
     }
 
     /// Registers memory of the calling process; returns the handle, which is the process's, whatever
@@ -205,6 +202,22 @@ impl AreaSlot {
     /// nobody is told then.
     pub(crate) fn unregister(&self, handle: u32, wanted: KBox<dyn Unregistered>) -> Result {
         self.own()?.unregister(handle, wanted)
+    }
+}
+
+/// The area of the process that makes a call, once the call has named some of it. A call is one
+/// process's from beginning to end, so one look serves all commands of it: it is as if they had
+/// been there when the first of them looked.
+#[derive(Default)]
+pub(crate) struct Caller(Option<Arc<Area>>);
+
+impl Caller {
+    /// The area that was mapped through the context with this slot; always the same context's.
+    fn area(&mut self, slot: &AreaSlot) -> Result<&Area> {
+        if self.0.is_none() {
+            self.0 = Some(slot.own()?);
+        }
+        self.0.as_deref().ok_or(EFAULT)
     }
 }
 
@@ -234,11 +247,21 @@ impl Named {
         })
     }
 
-    fn most_ranges(&self) -> usize {
-        Memory::most_ranges(self.length)
+    /// What all of these name; `total` counts their bytes.
+    #[cold]
+    fn all(area: &Area, ranges: &[MemoryRange], total: &mut u32) -> Result<KVec<Self>> {
+        let mut all = KVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        for range in ranges {
+            let named = Self::by(area, range)?;
+            *total = total.checked_add(named.length).ok_or(EMSGSIZE)?;
+            // There is room for all of them.
+            all.push_within_capacity(named).map_err(|_| ENOMEM)?;
+        }
+        Ok(all)
     }
 
-    fn resolve(self, device: &Arc<Device>, sink: bool, out: &mut KVec<Range>) -> Result {
+    #[inline(always)]
+    fn resolve(self, device: &Arc<Device>, sink: bool, out: &mut Few<Range>) -> Result {
         self.memory
             .resolve(device, self.offset, self.length, sink, out)
     }

@@ -371,6 +371,14 @@ macro_rules! commands {
             $(Entry { name: stringify!($name), opcode: $opcode, body_length: $length, flags: $flags },)*
         ];
 
+        /// Length and flags of each opcode, by the opcode: every record is looked up, and comparing
+        /// takes longer.
+        static LAYOUTS: [Option<(u8, u16)>; OPCODES] = {
+            let mut layouts = [None; OPCODES];
+            $(layouts[$opcode] = Some(($length, $flags));)*
+            layouts
+        };
+
         /// A decoded command; its tail, if any, is still to be fetched.
         #[derive(Clone, Copy, Debug)]
         pub enum Command {
@@ -393,11 +401,11 @@ macro_rules! commands {
             /// # Errors
             ///
             /// [`Invalid`], where the driver answers `EINVAL`.
+            #[inline]
             pub fn of(header: &Header) -> Result<Self, Invalid> {
-                let (body_length, known) = match header.opcode.get() {
-                    $($opcode => ($length, $flags),)*
-                    _ => return Err(Invalid),
-                };
+                let opcode = usize::from(header.opcode.get());
+                let (body_length, known) = LAYOUTS.get(opcode).copied().flatten().ok_or(Invalid)?;
+                let body_length = u32::from(body_length);
                 let fixed = HEADER_LENGTH.checked_add(body_length).ok_or(Invalid)?;
                 let length = header.length.get();
                 if header.flags.get() & !known != 0 || length % ALIGNMENT != 0 {
@@ -441,6 +449,9 @@ macro_rules! commands {
         }
     };
 }
+
+/// One more than the highest opcode.
+const OPCODES: usize = 0x53;
 
 commands! {
     Hello = 0x0001, length 16, flags 0;

@@ -28,12 +28,14 @@ pub(super) fn batch(
     let mut taken = 0usize;
     // What the batch queues is posted when it ends.
     let mut plug = Plug::default();
+    // Bodies are fetched to here, one behind the other.
+    let mut place = [0; MAX_BODY_LENGTH];
     for number in 0..MAX_COMMANDS {
         if source.is_empty() {
             break;
         }
         // Only the first record may wait: the caller learns of what was taken before it.
-        match one(context, source, nowait || number > 0, &mut plug) {
+        match one(context, source, &mut place, nowait || number > 0, &mut plug) {
             Ok(length) => taken = taken.saturating_add(length),
             Err(_) if number > 0 => break,
             Err(error) => return Err(error),
@@ -47,6 +49,7 @@ pub(super) fn batch(
 fn one(
     context: &Arc<Context>,
     source: &mut IovIterSource<'_>,
+    place: &mut [u8; MAX_BODY_LENGTH],
     nowait: bool,
     plug: &mut Plug,
 ) -> Result<usize> {
@@ -56,7 +59,7 @@ fn one(
         return Err(EINVAL);
     }
     fetch::exact(source, header.as_mut_bytes())?;
-    let result = checked(context, &header, available, source, nowait, plug);
+    let result = checked(context, &header, available, source, place, nowait, plug);
     trace::command(&header, &result);
     result.map(|()| header.length.get() as usize)
 }
@@ -66,6 +69,7 @@ fn checked(
     header: &Header,
     available: usize,
     source: &mut IovIterSource<'_>,
+    place: &mut [u8; MAX_BODY_LENGTH],
     nowait: bool,
     plug: &mut Plug,
 ) -> Result {
@@ -73,8 +77,7 @@ fn checked(
     if header.length.get() as usize > available {
         return Err(EINVAL);
     }
-    let mut body = [0; MAX_BODY_LENGTH];
-    let body = body.get_mut(..layout.body_length).ok_or(EINVAL)?;
+    let body = place.get_mut(..layout.body_length).ok_or(EINVAL)?;
     fetch::exact(source, body)?;
     // Where it stands: moving it would cost as much as decoding it.
     let decoded = Command::decode_body(header, &layout, body);

@@ -248,19 +248,15 @@ impl Connection {
         let Some(link) = state.link.clone() else {
             return false;
         };
-        let mut batch = [WorkCompletion::default(); 16];
         let mut handled = 0usize;
         loop {
-            let count = link.poll(&mut batch);
-            for completion in batch.iter().take(count) {
-                self.complete(state, completion, now, later);
-            }
-            handled = handled.saturating_add(count);
+            let polled = link.poll(|completion| self.complete(state, completion, now, later));
+            handled = handled.saturating_add(polled.count);
             if handled >= BUDGET {
                 break true;
             }
             // Arming tells whether something came between the poll and it.
-            if count == 0 && !link.arm() {
+            if polled.all && !link.arm() {
                 break false;
             }
         }

@@ -198,6 +198,7 @@ pub(crate) fn command(
 
 /// The connection that a command names. A batch mostly names the same one again, and that one need not be
 /// looked up.
+#[inline(always)]
 fn connection(context: &Context, number: u64, plug: &Plug) -> Result<Arc<Connection>> {
     plug.held(number)
         .or_else(|| context.connection(number))

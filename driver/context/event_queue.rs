@@ -14,7 +14,7 @@ use super::stats::Counters;
 use crate::compat::PollWait;
 use crate::verbs::SocketAddr;
 use kernel::prelude::*;
-use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock};
+use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock, SpinLockGuard};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine::Piece;
 
@@ -262,6 +262,7 @@ impl EventQueue {
     /// # Errors
     ///
     /// `EAGAIN` at the limit: somebody has to read events first. `ENOMEM`.
+    #[inline]
     pub(crate) fn reserve(&self, count: usize, of: SlotOf) -> Result {
         let taken = self.inner.lock().reserve(count, of);
         match taken? {
@@ -320,6 +321,11 @@ impl EventQueue {
         let refused = self.inner.lock().push(event);
         // Dropped unlocked: it may hold the last reference of its connection.
         drop(refused);
+    }
+
+    /// Locks the queue, for events that come in a row; else as [`Self::push`].
+    pub(crate) fn fill(&self) -> Filling<'_> {
+        Filling(self.inner.lock())
     }
 
     /// Reserves a slot for the event of a command that is done already, and adds the event; as
@@ -461,6 +467,18 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.0.inner.lock().reading = false;
         self.0.turn.notify_all();
+    }
+}
+
+/// A queue that is locked to add events.
+pub(crate) struct Filling<'a>(SpinLockGuard<'a, Inner>);
+
+impl Filling<'_> {
+    /// Adds an event whose slot was reserved. It holds nothing but numbers: if nobody will read it,
+    /// it is dropped under the lock.
+    #[inline]
+    pub(crate) fn push(&mut self, event: Event) {
+        drop(self.0.push(event));
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::connection::Connection;
 use super::Context;
+use crate::memory::Caller;
 use kernel::sync::Arc;
 
 /// Connections held back at a time; one more posts them all.
@@ -15,50 +16,63 @@ const MOST: usize = 8;
 /// What is held back. Dropping it does it all.
 #[derive(Default)]
 pub(crate) struct Plug {
-    /// Connections on which something is queued and not posted: the first `count`.
+    /// Connections on which something is queued and not posted, and no gaps between them.
     connections: [Option<Arc<Connection>>; MOST],
-    count: usize,
     /// Whose events wait to be announced.
     queued: Option<Arc<Context>>,
+    /// Whose memory the call's commands name.
+    pub(super) caller: Caller,
 }
 
 impl Plug {
     /// Something was queued on `connection` and not posted.
+    #[inline]
     pub(super) fn hold(&mut self, connection: &Arc<Connection>) {
-        if self.holds(connection) {
-            return;
+        for place in &mut self.connections {
+            match place {
+                Some(held) if Arc::ptr_eq(held, connection) => return,
+                Some(_) => {}
+                None => {
+                    *place = Some(connection.clone());
+                    return;
+                }
+            }
         }
-        if self.count == MOST {
-            self.pull();
-        }
-        if let Some(place) = self.connections.get_mut(self.count) {
-            *place = Some(connection.clone());
-            self.count = self.count.saturating_add(1);
+        self.pull();
+        if let Some(first) = self.connections.first_mut() {
+            *first = Some(connection.clone());
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections.iter().take(self.count).flatten()
+    fn find(&self, is: impl Fn(&Arc<Connection>) -> bool) -> Option<&Arc<Connection>> {
+        for place in &self.connections {
+            match place {
+                Some(held) if is(held) => return Some(held),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        None
     }
 
     /// Whether something of `connection`'s is held back: room in its queues may be had by
     /// [`Self::pull`].
     pub(super) fn holds(&self, connection: &Arc<Connection>) -> bool {
-        self.all().any(|held| Arc::ptr_eq(held, connection))
+        self.find(|held| Arc::ptr_eq(held, connection)).is_some()
     }
 
     /// The connection that is held back and has this number.
     pub(super) fn held(&self, number: u64) -> Option<Arc<Connection>> {
-        self.all().find(|held| held.number() == number).cloned()
+        self.find(|held| held.number() == number).cloned()
     }
 
     /// Posts what is held back.
     pub(super) fn pull(&mut self) {
-        let count = core::mem::take(&mut self.count);
-        for place in self.connections.iter_mut().take(count) {
-            if let Some(connection) = place.take() {
-                connection.post_queued();
-            }
+        for place in &mut self.connections {
+            let Some(connection) = place.take() else {
+                break;
+            };
+            connection.post_queued();
         }
     }
 

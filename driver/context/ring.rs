@@ -79,38 +79,35 @@ impl<T> Ring<T> {
     }
 
     /// Adds a value at the end; gives it back if the ring is full.
+    #[inline]
     pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
-        if self.is_full() {
-            return Err(value);
-        }
         let slot = self.slot(self.len);
         match self.slots.get_mut(slot) {
-            Some(place) => {
+            Some(place @ None) => {
                 *place = Some(value);
                 self.len = self.len.wrapping_add(1);
                 Ok(())
             }
-            None => Err(value),
+            // Full, by the type invariants.
+            _ => Err(value),
         }
     }
 
     /// Puts a value that was popped back to the front; gives it back if the ring is full.
     pub(crate) fn push_front(&mut self, value: T) -> Result<(), T> {
-        if self.is_full() {
-            return Err(value);
-        }
         let head = match self.head {
             0 => self.slots.len().wrapping_sub(1),
             head => head.wrapping_sub(1),
         };
         match self.slots.get_mut(head) {
-            Some(place) => {
+            Some(place @ None) => {
                 *place = Some(value);
                 self.head = head;
                 self.len = self.len.wrapping_add(1);
                 Ok(())
             }
-            None => Err(value),
+            // Full, by the type invariants.
+            _ => Err(value),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::workqueue;
 use core::ops::Range;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::sync::{new_spinlock, Arc, SetOnce, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// How far the registration on a device is.
@@ -39,6 +39,8 @@ pub(crate) struct DeviceBuffer {
     access: Access,
     /// Bytes of a region; those of the first count from `base`, and the last may have fewer.
     region_length: usize,
+    /// The only key, once it is registered: it stays so, and nobody has to ask under the lock.
+    key: SetOnce<Key>,
     #[pin]
     state: SpinLock<State>,
     #[pin]
@@ -130,6 +132,7 @@ impl DeviceBuffer {
                 mappings,
                 access,
                 region_length: step,
+                key: SetOnce::new(),
                 state <- new_spinlock!(State {
                     registration: Registration::None,
                     regions,
@@ -196,18 +199,34 @@ impl DeviceBuffer {
 
     /// The posted registration completed, or its queue pair died before.
     pub(crate) fn registered(&self, success: bool) {
-        let registration = if success {
-            Registration::Done
-        } else {
-            Registration::Failed
-        };
-        self.state.lock().registration = registration;
+        let mut state = self.state.lock();
+        if !success {
+            state.registration = Registration::Failed;
+            return;
+        }
+        state.registration = Registration::Done;
+        if let [region] = &*state.regions {
+            self.key.populate(Key::of(region));
+        }
+    }
+
+    /// Whether it is registered. If not, [`Self::claim`] it.
+    #[inline]
+    pub(crate) fn is_registered(&self) -> bool {
+        self.key.as_ref().is_some()
     }
 
     /// The scatter/gather entry for at most `length` bytes from `offset` on: as many as one key
     /// covers.
+    #[inline]
     pub(crate) fn sge(&self, offset: u32, length: u32) -> Option<Sge> {
-        let offset = offset as usize;
+        match self.key.as_ref() {
+            Some(key) => key.sge((offset as usize).checked_sub(self.start)?, length),
+            None => self.sge_of_region(offset as usize, length),
+        }
+    }
+
+    fn sge_of_region(&self, offset: usize, length: u32) -> Option<Sge> {
         let index = offset
             .checked_sub(self.base)?
             .checked_div(self.region_length)?;
@@ -216,12 +235,34 @@ impl DeviceBuffer {
             .checked_add(index.checked_mul(self.region_length)?)?;
         let within = offset.checked_sub(region_start.max(self.start))?;
         let state = self.state.lock();
-        let region = state.regions.get(index)?;
-        let left = region.length().checked_sub(within)?;
-        Some(Sge {
-            address: region.base().checked_add(within as u64)?,
-            length: length.min(u32::try_from(left).ok()?),
+        Key::of(state.regions.get(index)?).sge(within, length)
+    }
+}
+
+/// A region, for those who use it.
+struct Key {
+    address: u64,
+    length: usize,
+    lkey: u32,
+}
+
+impl Key {
+    fn of(region: &MemoryRegion) -> Self {
+        Self {
+            address: region.base(),
+            length: region.length(),
             lkey: region.lkey(),
+        }
+    }
+
+    /// The entry for `length` bytes from its byte `within` on, if there are so many.
+    #[inline]
+    fn sge(&self, within: usize, length: u32) -> Option<Sge> {
+        let left = self.length.checked_sub(within)?;
+        Some(Sge {
+            address: self.address.checked_add(within as u64)?,
+            length: length.min(u32::try_from(left).ok()?),
+            lkey: self.lkey,
         })
     }
 }

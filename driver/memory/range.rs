@@ -7,9 +7,13 @@ use super::buffer::Pinned;
 use super::device_buffer::DeviceBuffer;
 use super::registration::Registered;
 use super::BLOCK;
+use crate::few::Few;
 use crate::verbs::Device;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+
+/// Bytes of a block.
+const BLOCK_LENGTH: u32 = BLOCK as u32;
 
 /// Memory that a range can name. It stays as long as this does, whatever the process does.
 #[derive(Clone)]
@@ -54,46 +58,75 @@ impl Memory {
 
     /// Appends what `length` bytes from `offset` on are on `device`: one range in each block that
     /// they touch. They have been checked to be inside, and not to be none. `sink` as in
-    /// [`AreaSlot::resolve`](super::AreaSlot::resolve). `out` has room for
-    /// [`Self::most_ranges`].
+    /// [`AreaSlot::resolve`](super::AreaSlot::resolve).
     pub(super) fn resolve(
         self,
         device: &Arc<Device>,
         offset: u32,
         length: u32,
         sink: bool,
-        out: &mut KVec<Range>,
+        out: &mut Few<Range>,
     ) -> Result {
-        let block_length = u32::try_from(BLOCK)?;
         let mut at = self.origin().checked_add(offset).ok_or(EFAULT)?;
         let mut left = length;
-        loop {
-            let block = self.block((at / block_length) as usize).ok_or(EFAULT)?;
-            let offset = at % block_length;
-            let length = left.min(block_length.saturating_sub(offset));
-            let buffer = if sink && device.reads_need_remote_write() {
-                block.sink(device, offset, length)?
-            } else {
-                block.on(device)?
-            };
-            let range = |memory| Range {
-                buffer,
-                offset,
-                length,
-                _memory: memory,
-            };
-            at = at.saturating_add(length);
-            left = left.saturating_sub(length);
-            if left == 0 {
-                return out.push_within_capacity(range(self)).map_err(|_| EFAULT);
-            }
-            out.push_within_capacity(range(self.clone()))
-                .map_err(|_| EFAULT)?;
+        if left > behind(at) {
+            self.resolve_blocks(device, &mut at, &mut left, sink, out)?;
         }
+        let buffer = self.on(device, at, left, sink)?;
+        out.push(|| Range {
+            buffer,
+            offset: at % BLOCK_LENGTH,
+            length: left,
+            _memory: self,
+        })
     }
 
-    /// How many ranges [`Self::resolve`] makes at most.
-    pub(super) fn most_ranges(length: u32) -> usize {
-        (length as usize / BLOCK).saturating_add(2)
+    /// As [`Self::resolve`], of `left` bytes from `at` on, up to the last block that they touch.
+    #[cold]
+    fn resolve_blocks(
+        &self,
+        device: &Arc<Device>,
+        at: &mut u32,
+        left: &mut u32,
+        sink: bool,
+        out: &mut Few<Range>,
+    ) -> Result {
+        while *left > behind(*at) {
+            let length = behind(*at);
+            let buffer = self.on(device, *at, length, sink)?;
+            let memory = self.clone();
+            out.push(|| Range {
+                buffer,
+                offset: *at % BLOCK_LENGTH,
+                length,
+                _memory: memory,
+            })?;
+            *at = at.saturating_add(length);
+            *left = left.saturating_sub(length);
+        }
+        Ok(())
     }
+
+    /// The block with byte `at`, counted from the first block on, on `device`; `length` bytes of it
+    /// are meant.
+    #[inline]
+    fn on(
+        &self,
+        device: &Arc<Device>,
+        at: u32,
+        length: u32,
+        sink: bool,
+    ) -> Result<Arc<DeviceBuffer>> {
+        let block = self.block((at / BLOCK_LENGTH) as usize).ok_or(EFAULT)?;
+        if sink && device.reads_need_remote_write() {
+            block.sink(device, at % BLOCK_LENGTH, length)
+        } else {
+            block.on(device)
+        }
+    }
+}
+
+/// Bytes of a block from its byte `at` on, which counts from the first block on.
+fn behind(at: u32) -> u32 {
+    BLOCK_LENGTH.saturating_sub(at % BLOCK_LENGTH)
 }

@@ -4,13 +4,14 @@
 
 use super::{ffi, Access, MemoryRegion};
 use core::{
-    mem::{size_of, ManuallyDrop},
+    mem::{align_of, offset_of, size_of, ManuallyDrop},
     ptr,
 };
 use kernel::prelude::*;
 
-/// Local memory of a work request.
+/// Local memory of a work request: an `ib_sge`.
 #[derive(Clone, Copy, Default)]
+#[repr(C)]
 pub(crate) struct Sge {
     /// DMA address, or base address of a memory region plus offset.
     pub(crate) address: u64,
@@ -19,6 +20,13 @@ pub(crate) struct Sge {
     /// The key that goes with the address.
     pub(crate) lkey: u32,
 }
+const _: () = {
+    assert!(size_of::<Sge>() == size_of::<ffi::ib_sge>());
+    assert!(align_of::<Sge>() == align_of::<ffi::ib_sge>());
+    assert!(offset_of!(Sge, address) == offset_of!(ffi::ib_sge, addr));
+    assert!(offset_of!(Sge, length) == offset_of!(ffi::ib_sge, length));
+    assert!(offset_of!(Sge, lkey) == offset_of!(ffi::ib_sge, lkey));
+};
 
 impl Sge {
     pub(super) fn to_raw(self) -> ffi::ib_sge {
@@ -30,7 +38,8 @@ impl Sge {
     }
 }
 
-/// Any work request: all begin with `ib_send_wr`.
+/// Any work request: all begin with `ib_send_wr`. Integers and pointers, so that it is valid as
+/// every variant once all of its bytes are written.
 #[repr(C)]
 union Request {
     send: ManuallyDrop<ffi::ib_send_wr>,
@@ -38,18 +47,21 @@ union Request {
     register: ManuallyDrop<ffi::ib_reg_wr>,
 }
 
-/// Work requests to be posted together, in order.
+/// Work requests to be posted together, in order. They are filled in where they stand: all that
+/// does not depend on what is posted is written once, when the chain is made.
 ///
 /// # Invariants
 ///
 /// - The vectors' buffers were allocated for good and do not move.
-/// - Each request of `requests` is initialized in the variant that its opcode says, and its
-///   `sg_list` points to that many entries of its own part of `sges`. `next` is set by posting.
+/// - All bytes of all `requests` are written. `next` of each is the one behind it, and null for the
+///   last; `sg_list` is its own part of `sges`, of `sges_per_request` entries.
+/// - The first `count` of them are in use, in the variant that their opcode says, with at most
+///   `sges_per_request` entries.
 pub(crate) struct Chain {
     requests: KVec<Request>,
-    capacity: usize,
-    sges: KVec<ffi::ib_sge>,
+    sges: KVec<Sge>,
     sges_per_request: usize,
+    count: usize,
     /// Requests that ask for a completion.
     signalled: u32,
 }
@@ -64,49 +76,75 @@ impl Chain {
         let entries = capacity.checked_mul(sges_per_request).ok_or(EOVERFLOW)?;
         let mut sges = KVec::with_capacity(entries, GFP_KERNEL)?;
         for _ in 0..entries {
-            sges.push(ffi::ib_sge::default(), GFP_KERNEL)?;
+            sges.push(Sge::default(), GFP_KERNEL)?;
         }
-        // INVARIANT: Empty; both buffers have their final size.
-        Ok(Self {
-            requests: KVec::with_capacity(capacity, GFP_KERNEL)?,
-            capacity,
+        let mut requests: KVec<Request> = KVec::with_capacity(capacity, GFP_KERNEL | __GFP_ZERO)?;
+        // SAFETY: There is room for `capacity`, and the allocator has zeroed it, which is valid for
+        // integers and pointers.
+        unsafe { requests.inc_len(capacity) };
+        let mut own = sges.as_mut_ptr();
+        let mut next: *mut Request = requests.as_mut_ptr();
+        for request in &mut requests {
+            next = next.wrapping_add(1);
+            // SAFETY: All of it is written.
+            let send = unsafe { &mut request.send };
+            send.next = next.cast();
+            send.sg_list = own.cast();
+            own = own.wrapping_add(sges_per_request);
+        }
+        // INVARIANT: Both buffers have their final size, and the requests were linked just now.
+        let mut chain = Self {
+            requests,
             sges,
             sges_per_request,
+            count: 0,
             signalled: 0,
-        })
+        };
+        chain.set_next(capacity, ptr::null_mut());
+        Ok(chain)
     }
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        let requests = self.capacity.saturating_mul(size_of::<Request>());
-        requests.saturating_add(self.sges.len().saturating_mul(size_of::<ffi::ib_sge>()))
+        let requests = self.requests.len().saturating_mul(size_of::<Request>());
+        requests.saturating_add(self.sges.len().saturating_mul(size_of::<Sge>()))
     }
 
     /// Forgets all requests.
     pub(crate) fn clear(&mut self) {
-        self.requests.clear();
+        self.count = 0;
         self.signalled = 0;
     }
 
     /// Requests in it, and how many of them ask for a completion.
     pub(crate) fn counts(&self) -> (u32, u32) {
-        let requests = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
+        let requests = u32::try_from(self.count).unwrap_or(u32::MAX);
         (requests, self.signalled)
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+        self.count == 0
     }
 
     /// Whether no more fits.
     pub(crate) fn is_full(&self) -> bool {
-        self.requests.len() >= self.capacity
+        self.count >= self.requests.len()
     }
 
     /// Requests that fit still.
     pub(crate) fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.requests.len())
+        self.requests.len().saturating_sub(self.count)
+    }
+
+    /// The first `most` scatter/gather entries of the request that is appended next, to be filled.
+    /// None if it has not so many, or the chain is full.
+    pub(crate) fn entries(&mut self, most: usize) -> Option<&mut [Sge]> {
+        if most > self.sges_per_request {
+            return None;
+        }
+        let first = self.count.wrapping_mul(self.sges_per_request);
+        self.sges.get_mut(first..first.wrapping_add(most))
     }
 
     /// Appends a SEND, which invalidates the peer's key `invalidate` on its way.
@@ -125,19 +163,22 @@ impl Chain {
             Some(_) => ffi::ib_wr_opcode_IB_WR_SEND_WITH_INV,
             None => ffi::ib_wr_opcode_IB_WR_SEND,
         };
-        let mut send = self.request(wr_id, opcode, sges, signalled)?;
+        let entries = self.entries(sges.len()).ok_or(E2BIG)?;
+        entries.copy_from_slice(sges);
+        let request = self.append(wr_id, opcode, sges.len(), signalled)?;
+        // SAFETY: All of it is written, by the type invariants.
+        let send = unsafe { &mut request.send };
         send.ex.invalidate_rkey = ManuallyDrop::new(invalidate.unwrap_or(0));
-        self.append(Request {
-            send: ManuallyDrop::new(send),
-        })
+        Ok(())
     }
 
-    /// Appends an RDMA write (`write`) from the SGEs, or an RDMA read to them.
+    /// Appends an RDMA write (`write`) from the first `count` of the [`Self::entries`], or an RDMA
+    /// read to them.
     pub(crate) fn push_rdma(
         &mut self,
         write: bool,
         wr_id: u64,
-        sges: &[Sge],
+        count: usize,
         remote_addr: u64,
         rkey: u32,
         signalled: bool,
@@ -146,14 +187,12 @@ impl Chain {
             true => ffi::ib_wr_opcode_IB_WR_RDMA_WRITE,
             false => ffi::ib_wr_opcode_IB_WR_RDMA_READ,
         };
-        let wr = self.request(wr_id, opcode, sges, signalled)?;
-        self.append(Request {
-            rdma: ManuallyDrop::new(ffi::ib_rdma_wr {
-                wr,
-                remote_addr,
-                rkey,
-            }),
-        })
+        let request = self.append(wr_id, opcode, count, signalled)?;
+        // SAFETY: All of it is written, by the type invariants.
+        let rdma = unsafe { &mut request.rdma };
+        rdma.remote_addr = remote_addr;
+        rdma.rkey = rkey;
+        Ok(())
     }
 
     /// Appends the registration of `region` under its present key. Requests behind it in the chain
@@ -164,101 +203,99 @@ impl Chain {
         wr_id: u64,
         signalled: bool,
     ) -> Result {
-        let opcode = ffi::ib_wr_opcode_IB_WR_REG_MR;
-        let wr = self.request(wr_id, opcode, &[], signalled)?;
         let local = ffi::ib_access_flags_IB_ACCESS_LOCAL_WRITE;
-        let access = match region.access() {
+        let access = i32::try_from(match region.access() {
             Access::Local => local,
             Access::RemoteWrite => local | ffi::ib_access_flags_IB_ACCESS_REMOTE_WRITE,
-        };
-        self.append(Request {
-            register: ManuallyDrop::new(ffi::ib_reg_wr {
-                wr,
-                mr: region.as_ptr(),
-                key: region.key(),
-                access: i32::try_from(access)?,
-            }),
-        })
+        })?;
+        let request = self.append(wr_id, ffi::ib_wr_opcode_IB_WR_REG_MR, 0, signalled)?;
+        // SAFETY: All of it is written, by the type invariants.
+        let register = unsafe { &mut request.register };
+        register.mr = region.as_ptr();
+        register.key = region.key();
+        register.access = access;
+        Ok(())
     }
 
     /// Appends the invalidation of our own `key`, after the requests before it have completed.
     pub(crate) fn push_invalidate(&mut self, key: u32, wr_id: u64, signalled: bool) -> Result {
-        let opcode = ffi::ib_wr_opcode_IB_WR_LOCAL_INV;
-        let mut send = self.request(wr_id, opcode, &[], signalled)?;
+        let request = self.append(wr_id, ffi::ib_wr_opcode_IB_WR_LOCAL_INV, 0, signalled)?;
+        // SAFETY: All of it is written, by the type invariants.
+        let send = unsafe { &mut request.send };
         send.send_flags |= ffi::ib_send_flags_IB_SEND_FENCE;
         send.ex.invalidate_rkey = ManuallyDrop::new(key);
-        self.append(Request {
-            send: ManuallyDrop::new(send),
-        })
+        Ok(())
     }
 
-    /// The common part of the next request; its SGEs are in place when this returns.
-    fn request(
+    /// Takes the next request into use, and fills in what all have. Its SGEs are in place.
+    fn append(
         &mut self,
         wr_id: u64,
         opcode: ffi::ib_wr_opcode,
-        sges: &[Sge],
+        sges: usize,
         signalled: bool,
-    ) -> Result<ffi::ib_send_wr> {
-        if self.is_full() {
-            return Err(ENOSPC);
-        }
-        if sges.len() > self.sges_per_request {
+    ) -> Result<&mut Request> {
+        if sges > self.sges_per_request {
             return Err(E2BIG);
         }
-        let first = self.requests.len().saturating_mul(self.sges_per_request);
-        let own = self.sges.get_mut(first..).ok_or(ENOSPC)?;
-        for (to, from) in own.iter_mut().zip(sges) {
-            *to = from.to_raw();
-        }
-        let mut request = ffi::ib_send_wr {
-            sg_list: own.as_mut_ptr(),
-            num_sge: i32::try_from(sges.len())?,
-            opcode,
-            ..Default::default()
-        };
-        request.__bindgen_anon_1.wr_id = ManuallyDrop::new(wr_id);
+        let request = self.requests.get_mut(self.count).ok_or(ENOSPC)?;
+        // SAFETY: All of it is written, by the type invariants.
+        let send = unsafe { &mut request.send };
+        send.__bindgen_anon_1.wr_id = ManuallyDrop::new(wr_id);
+        // At most `sges_per_request`, which the caller had from an `i32` of the device.
+        send.num_sge = sges as i32;
+        send.opcode = opcode;
+        send.send_flags = 0;
         if signalled {
-            request.send_flags = ffi::ib_send_flags_IB_SEND_SIGNALED;
+            send.send_flags = ffi::ib_send_flags_IB_SEND_SIGNALED;
             self.signalled = self.signalled.saturating_add(1);
         }
+        // INVARIANT: The callers fill the variant of the opcode. It cannot wrap: there is such a
+        // request.
+        self.count = self.count.wrapping_add(1);
         Ok(request)
-    }
-
-    fn append(&mut self, request: Request) -> Result {
-        // INVARIANT: The callers fill the variant of the opcode.
-        self.requests
-            .push_within_capacity(request)
-            .map_err(|_| ENOSPC)
     }
 
     /// Has the last request, which does not do so yet, ask for a completion.
     pub(crate) fn signal_last(&mut self) {
-        if let Some(last) = self.requests.last_mut() {
-            let last: *mut ffi::ib_send_wr = (&raw mut *last).cast();
-            // SAFETY: Every variant begins with an initialized `ib_send_wr`.
-            unsafe { (*last).send_flags |= ffi::ib_send_flags_IB_SEND_SIGNALED };
+        let last = self.count.wrapping_sub(1);
+        if let Some(last) = self.requests.get_mut(last) {
+            // SAFETY: All of it is written, by the type invariants.
+            let last = unsafe { &mut last.send };
+            last.send_flags |= ffi::ib_send_flags_IB_SEND_SIGNALED;
             self.signalled = self.signalled.saturating_add(1);
         }
     }
 
-    /// Links the requests, and returns the first; null when there is none. It is good until the
-    /// chain changes.
-    pub(super) fn link(&mut self) -> *mut ffi::ib_send_wr {
-        let mut next: *mut ffi::ib_send_wr = ptr::null_mut();
-        for request in self.requests.iter_mut().rev() {
-            let this: *mut ffi::ib_send_wr = (&raw mut *request).cast();
-            // SAFETY: Every variant begins with an initialized `ib_send_wr`.
-            unsafe { (*this).next = next };
-            next = this;
+    /// Hands the linked requests to `post`; nothing if there is none.
+    pub(super) fn linked<R>(
+        &mut self,
+        post: impl FnOnce(*const ffi::ib_send_wr) -> R,
+    ) -> Option<R> {
+        if self.is_empty() {
+            return None;
         }
-        next
+        let behind = self.set_next(self.count, ptr::null_mut());
+        let result = post(self.requests.as_ptr().cast());
+        // INVARIANT: As it was before.
+        self.set_next(self.count, behind);
+        Some(result)
+    }
+
+    /// Changes what comes behind the `number`th request; returns what did.
+    fn set_next(&mut self, number: usize, next: *mut ffi::ib_send_wr) -> *mut ffi::ib_send_wr {
+        let Some(request) = self.requests.get_mut(number.wrapping_sub(1)) else {
+            return next;
+        };
+        // SAFETY: All of it is written, by the type invariants.
+        let send = unsafe { &mut request.send };
+        core::mem::replace(&mut send.next, next)
     }
 
     /// How many requests stand before `request`, which is null or one of the chain's.
     pub(super) fn position(&self, request: *const ffi::ib_send_wr) -> usize {
         let start = self.requests.as_ptr().addr();
         let offset = request.addr().saturating_sub(start);
-        (offset / size_of::<Request>()).min(self.requests.len())
+        (offset / size_of::<Request>()).min(self.count)
     }
 }

@@ -101,17 +101,6 @@ pub(crate) struct WorkCompletion {
     pub(crate) invalidated: Option<u32>,
 }
 
-impl Default for WorkCompletion {
-    fn default() -> Self {
-        Self {
-            wr_id: 0,
-            status: WorkStatus::Success,
-            byte_len: 0,
-            invalidated: None,
-        }
-    }
-}
-
 impl WorkCompletion {
     fn from_raw(raw: &ffi::ib_wc) -> Self {
         let status = WorkStatus::from_raw(raw.status);
@@ -181,6 +170,14 @@ pub(crate) struct CompletionQueue {
 /// Completions fetched from the device at a time, on the stack.
 const AT_ONCE: usize = 8;
 
+/// What a poll found.
+pub(crate) struct Polled {
+    /// Completions.
+    pub(crate) count: usize,
+    /// Whether no more were there.
+    pub(crate) all: bool,
+}
+
 impl CompletionQueue {
     /// Makes a queue of `entries`, not armed.
     pub(crate) fn create<T: CompletionOwner>(
@@ -231,28 +228,25 @@ impl CompletionQueue {
         &self.raw
     }
 
-    /// Takes completions out, and returns how many. Fewer than `out` holds means that the queue was
-    /// empty. Callers take turns: two at a time would mix up the order.
-    pub(crate) fn poll(&self, out: &mut [WorkCompletion]) -> usize {
+    /// Takes completions out, a few at most, and hands them to `each`. Callers take turns: two at a
+    /// time would mix up the order.
+    pub(crate) fn poll(&self, mut each: impl FnMut(&WorkCompletion)) -> Polled {
         let mut raw = [const { MaybeUninit::<ffi::ib_wc>::uninit() }; AT_ONCE];
-        let mut total: usize = 0;
-        for chunk in out.chunks_mut(AT_ONCE) {
-            // `chunk` is not longer than `AT_ONCE`.
-            let wanted = i32::try_from(chunk.len()).unwrap_or(0);
-            // SAFETY: The queue is valid, and `raw` has room for `wanted`.
-            let got =
-                unsafe { ffi::usmbd_poll_cq(self.raw.as_ptr(), wanted, raw.as_mut_ptr().cast()) };
-            let got = usize::try_from(got).unwrap_or(0);
-            for (to, from) in chunk.iter_mut().zip(raw.iter().take(got)) {
-                // SAFETY: The device wrote the first `got`.
-                *to = WorkCompletion::from_raw(unsafe { from.assume_init_ref() });
-            }
-            total = total.saturating_add(got);
-            if got < chunk.len() {
-                break;
-            }
+        // SAFETY: The queue is valid, and `raw` has room for so many.
+        let got = unsafe {
+            ffi::usmbd_poll_cq(self.raw.as_ptr(), AT_ONCE as i32, raw.as_mut_ptr().cast())
+        };
+        let count = usize::try_from(got).unwrap_or(0);
+        for completion in raw.iter().take(count) {
+            // SAFETY: The device wrote the first `count`.
+            each(&WorkCompletion::from_raw(unsafe {
+                completion.assume_init_ref()
+            }));
         }
-        total
+        Polled {
+            count,
+            all: count < AT_ONCE,
+        }
     }
 
     /// Asks to be told of the next completion, once. True: there may be some already that nobody

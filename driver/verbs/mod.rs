@@ -31,7 +31,7 @@ pub(crate) use self::{
     cm::{
         Bound, CmEvent, CmFailure, CmOwner, ConnParam, Id, Incoming, NodeKind, PeerParam, Resolved,
     },
-    completion_queue::{CompletionOwner, CompletionQueue, WorkCompletion, WorkStatus},
+    completion_queue::{CompletionOwner, CompletionQueue, Polled, WorkCompletion, WorkStatus},
     device::{Client, ClientEvents, Device, DeviceUse, Fabric},
     dma::{total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory},
     memory_region::{Access, MemoryRegion},

@@ -119,16 +119,15 @@ impl QueuePair {
     ///
     /// Of the requests in front of the failed one, those that were posted will complete.
     pub(crate) fn post(&self, chain: &mut Chain) -> Result<(), PostError> {
-        let first = chain.link();
-        if first.is_null() {
-            return Ok(());
-        }
         let mut bad = ptr::null();
-        // SAFETY: The queue pair is valid, and the chain is linked and initialized; the driver
-        // copies it.
-        match to_result(unsafe { ffi::usmbd_post_send(self.qp.as_ptr(), first, &mut bad) }) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(PostError {
+        let posted = chain.linked(|first| {
+            // SAFETY: The queue pair is valid, and the chain is linked and initialized; the driver
+            // copies it.
+            to_result(unsafe { ffi::usmbd_post_send(self.qp.as_ptr(), first, &mut bad) })
+        });
+        match posted {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(PostError {
                 posted: chain.position(bad),
                 error,
             }),

@@ -8,7 +8,7 @@ use crate::compat;
 use crate::memory::PAGES;
 use crate::verbs::{
     Capacity as QueuePairCapacity, Chain, CmOwner, CompletionQueue, ConnParam, Device, Id,
-    Incoming, QueuePair, Receive, WorkCompletion,
+    Incoming, Polled, QueuePair, Receive, WorkCompletion,
 };
 use core::mem::MaybeUninit;
 use kernel::prelude::*;
@@ -225,8 +225,9 @@ impl Link {
         self.id.connect(param)
     }
 
-    pub(super) fn poll(&self, out: &mut [WorkCompletion]) -> usize {
-        self.completions.poll(out)
+    /// Hands some completions to `each`.
+    pub(super) fn poll(&self, each: impl FnMut(&WorkCompletion)) -> Polled {
+        self.completions.poll(each)
     }
 
     /// Asks for a notification; true if completions may have come meanwhile.

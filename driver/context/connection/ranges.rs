@@ -10,7 +10,8 @@ use super::link::SEND_SGE;
 use super::send::{Posted, SendQueue};
 use super::{timer, Connection, State};
 use crate::context::{fetch, Context};
-use crate::memory::{Claim, DeviceBuffer, Range};
+use crate::few::Few;
+use crate::memory::{Caller, Claim, DeviceBuffer, Range};
 use crate::verbs::Sge;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -23,7 +24,7 @@ const REGISTRATION_RETRY: u64 = 1;
 
 /// See the module's documentation.
 pub(super) struct Ranges {
-    list: KVec<Range>,
+    list: Few<Range>,
     length: u32,
     /// Whole ranges that are taken, and bytes of the next.
     at: usize,
@@ -37,27 +38,45 @@ pub(super) struct Ranges {
     /// Of these, the ones that are invalidated: of whole ranges, and regions of the next.
     invalidated: usize,
     region_invalidated: usize,
-    /// The next one in a [`List`].
+    /// The next ones in a [`List`].
     next: Option<KBox<Ranges>>,
 }
 
-/// Ranges that are done with, to be dropped where that may sleep: their memory may be the last of
-/// its area or registration.
-#[derive(Default)]
-pub(crate) struct List(Option<KBox<Ranges>>);
+/// What can stand in a [`List`].
+pub(super) trait Linked: Sized {
+    /// The next one in the list it stands in.
+    fn next(&mut self) -> &mut Option<KBox<Self>>;
+}
 
-impl List {
-    pub(super) fn push(&mut self, mut ranges: KBox<Ranges>) {
-        ranges.next = self.0.take();
-        self.0 = Some(ranges);
+impl Linked for Ranges {
+    fn next(&mut self) -> &mut Option<KBox<Self>> {
+        &mut self.next
     }
 }
 
-impl Drop for List {
+/// What is done with, to be dropped where that may sleep: its ranges' memory may be the last of
+/// its area or registration.
+pub(crate) struct List<T: Linked>(Option<KBox<T>>);
+
+impl<T: Linked> Default for List<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Linked> List<T> {
+    pub(super) fn push(&mut self, mut item: KBox<T>) {
+        core::mem::swap(&mut self.0, item.next());
+        // What stands here now is what stood in `item`: nothing. To say so saves looking.
+        core::mem::forget(self.0.replace(item));
+    }
+}
+
+impl<T: Linked> Drop for List<T> {
     fn drop(&mut self) {
         // One by one: a chain of drops would use the stack.
-        while let Some(mut ranges) = self.0.take() {
-            self.0 = ranges.next.take();
+        while let Some(mut item) = self.0.take() {
+            core::mem::swap(&mut self.0, item.next());
         }
     }
 }
@@ -84,32 +103,40 @@ pub(super) enum Progress {
 }
 
 impl Ranges {
-    /// What the caller's ranges name; `sink` and `fits` as in
+    /// None yet; `sink` as in [`AreaSlot::resolve`](crate::memory::AreaSlot::resolve).
+    pub(super) fn new(connection: &Connection, sink: bool) -> Self {
+        Self {
+            list: Few::new(),
+            length: 0,
+            at: 0,
+            within: 0,
+            taken: 0,
+            registered: false,
+            keys_of_one_use: sink && connection.device().reads_need_remote_write(),
+            invalidated: 0,
+            region_invalidated: 0,
+            next: None,
+        }
+    }
+
+    /// What the caller's ranges name; all as in
     /// [`AreaSlot::resolve`](crate::memory::AreaSlot::resolve), whose errors these are.
+    #[inline]
     pub(super) fn resolve(
+        &mut self,
         connection: &Connection,
         context: &Context,
-        named: &[MemoryRange],
+        caller: &mut Caller,
+        named: &Few<MemoryRange>,
         sink: bool,
         fits: impl FnOnce(u32) -> Result,
-    ) -> Result<KBox<Self>> {
-        let device = connection.device();
-        let (list, length) = context.area.resolve(device, named, sink, fits)?;
-        Ok(KBox::new(
-            Self {
-                list,
-                length,
-                at: 0,
-                within: 0,
-                taken: 0,
-                registered: false,
-                keys_of_one_use: sink && device.reads_need_remote_write(),
-                invalidated: 0,
-                region_invalidated: 0,
-                next: None,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)
+    ) -> Result {
+        let (device, list) = (connection.device(), &mut self.list);
+        self.length = context
+            .area
+            .resolve(caller, device, named, sink, fits, list)?;
+        self.registered = list.all(|range| range.buffer.is_registered());
+        Ok(())
     }
 
     /// Bytes of all of them.
@@ -144,33 +171,34 @@ impl Ranges {
     }
 
     /// Entries filled, bytes in them, and where the next begin.
+    #[inline(always)]
     fn cut(&self, most: u32, sges: &mut [Sge]) -> Option<(usize, u32, usize, u32)> {
+        let most = most.min(self.left());
         let (mut at, mut within) = (self.at, self.within);
         let (mut count, mut bytes) = (0usize, 0u32);
         for place in sges {
-            let Some(range) = self.list.get(at) else {
-                break;
-            };
-            let left = range.length.saturating_sub(within);
-            let wanted = left.min(most.saturating_sub(bytes));
-            if wanted == 0 {
+            if bytes == most {
                 break;
             }
+            let range = self.list.get(at)?;
+            let left = range.length.saturating_sub(within);
+            let wanted = left.min(most.saturating_sub(bytes));
             *place = range
                 .buffer
                 .sge(range.offset.checked_add(within)?, wanted)?;
-            count = count.saturating_add(1);
+            count = count.wrapping_add(1);
             bytes = bytes.saturating_add(place.length);
             within = within.saturating_add(place.length);
             if within == range.length {
-                at = at.saturating_add(1);
+                at = at.wrapping_add(1);
                 within = 0;
             }
         }
-        (count > 0).then_some((count, bytes, at, within))
+        (bytes > 0).then_some((count, bytes, at, within))
     }
 
     /// The next key of one use that has to be invalidated, when all is posted.
+    #[cold]
     pub(super) fn next_key(&mut self) -> Option<u32> {
         while let Some(range) = self.list.get(self.invalidated) {
             if let Some(key) = range.buffer.one_use_key(self.region_invalidated) {
@@ -188,16 +216,16 @@ impl Ranges {
         self.keys_of_one_use && self.has_keys_left()
     }
 
+    #[cold]
     fn has_keys_left(&self) -> bool {
-        self.list
-            .get(self.invalidated..)
-            .unwrap_or_default()
-            .iter()
-            .enumerate()
-            .any(|(at, range)| {
-                let region = if at == 0 { self.region_invalidated } else { 0 };
-                range.buffer.one_use_key(region).is_some()
-            })
+        let (mut at, mut region) = (self.invalidated, self.region_invalidated);
+        while let Some(range) = self.list.get(at) {
+            if range.buffer.one_use_key(region).is_some() {
+                return true;
+            }
+            (at, region) = (at.saturating_add(1), 0);
+        }
+        false
     }
 
     /// Whether all is registered, or will be before the work requests that use it.
@@ -205,59 +233,68 @@ impl Ranges {
         self.registered
     }
 
-    /// Sees to it that all is registered for connection `number`, in the chain if need be. There is
-    /// room for one more work request in the chain afterwards.
+    /// Sees to it that all is registered for connection `number`, in the chain if need be. If there
+    /// was room for one more work request in the chain before, there is afterwards.
+    #[cold]
     pub(super) fn register(&mut self, number: u64, send: &mut SendQueue) -> Progress {
-        if self.registered {
-            return Progress::Posted;
-        }
-        for range in &self.list {
-            let regions = range.buffer.region_count();
-            if send.room() < regions.saturating_add(1) {
-                return Progress::Full;
+        let mut at = 0usize;
+        while let Some(range) = self.list.get(at) {
+            match register(range, number, send) {
+                Progress::Posted => {}
+                progress => return progress,
             }
-            match range.buffer.claim(number) {
-                Claim::Ready => continue,
-                Claim::Wait => return Progress::Wait,
-                Claim::Yours => {}
-            }
-            for index in 0..regions {
-                let last = index.saturating_add(1) == regions;
-                let (wr_id, signalled) = send.number(last, 0);
-                let pushed =
-                    range
-                        .buffer
-                        .push_registration(index, &mut send.chain, wr_id, signalled);
-                let posted = if last {
-                    Posted::Registration(Registration(range.buffer.clone()))
-                } else {
-                    Posted::Part
-                };
-                if pushed.is_err() || send.remember(posted).is_err() {
-                    range.buffer.registered(false);
-                    return Progress::Failed;
-                }
-                send.rdma_slots = send.rdma_slots.saturating_sub(1);
-            }
+            at = at.wrapping_add(1);
         }
         self.registered = true;
         Progress::Posted
     }
 }
 
-/// Fetches `count` entries; the ABI bounds the count.
+/// Sees to it that a range is registered; if it was not before, there is room for one more work
+/// request afterwards.
+fn register(range: &Range, number: u64, send: &mut SendQueue) -> Progress {
+    if range.buffer.is_registered() {
+        return Progress::Posted;
+    }
+    let regions = range.buffer.region_count();
+    if send.room() < regions.saturating_add(1) {
+        return Progress::Full;
+    }
+    match range.buffer.claim(number) {
+        Claim::Ready => return Progress::Posted,
+        Claim::Wait => return Progress::Wait,
+        Claim::Yours => {}
+    }
+    for index in 0..regions {
+        let last = index.saturating_add(1) == regions;
+        let (wr_id, signalled) = send.number(last, 0);
+        let pushed = range
+            .buffer
+            .push_registration(index, &mut send.chain, wr_id, signalled);
+        let posted = if last {
+            Posted::Registration(Registration(range.buffer.clone()))
+        } else {
+            Posted::Part
+        };
+        if pushed.is_err() || send.remember(posted).is_err() {
+            range.buffer.registered(false);
+            return Progress::Failed;
+        }
+        send.rdma_slots = send.rdma_slots.saturating_sub(1);
+    }
+    Progress::Posted
+}
+
+/// Fetches `count` entries, at least one, to an empty list; the ABI bounds the count.
+#[inline]
 pub(super) fn fetch_list<T: FromZeros + IntoBytes + zerocopy::FromBytes + Copy>(
     source: &mut IovIterSource<'_>,
     count: u16,
-) -> Result<KVec<T>> {
-    let mut list = KVec::with_capacity(count.into(), GFP_KERNEL_ACCOUNT)?;
-    for _ in 0..count {
-        let mut entry = T::new_zeroed();
-        fetch::exact(source, entry.as_mut_bytes())?;
-        // There is room for all of them.
-        list.push_within_capacity(entry).map_err(|_| ENOMEM)?;
-    }
-    Ok(list)
+    list: &mut Few<T>,
+) -> Result {
+    list.fill(count.into(), |entry| {
+        fetch::exact(source, entry.as_mut_bytes())
+    })
 }
 
 impl Connection {

@@ -61,12 +61,14 @@ pub(super) struct SendQueue {
     pub(super) reads: Ring<KBox<Transfer>>,
     /// Bytes of copied messages that wait or are posted.
     bytes: usize,
-    posted: Ring<Posted>,
+    pub(super) posted: Ring<Posted>,
     /// Number of the oldest posted work request, and of the next one.
-    oldest: u64,
+    pub(super) oldest: u64,
     next: u64,
     pub(super) chain: Chain,
-    max_sge: usize,
+    /// Entries of an RDMA write, and of an RDMA read.
+    pub(super) write_sge: usize,
+    pub(super) read_sge: usize,
     /// Entries for the payload of a PDU whose message stands in ranges.
     payload_sge: usize,
     /// Headers that do not stand before their payload, one for each entry of `posted`. Gone when
@@ -98,7 +100,8 @@ impl SendQueue {
             oldest: 0,
             next: 0,
             chain: Chain::new(CHAIN_LENGTH, max_sge)?,
-            max_sge,
+            write_sge: device.max_rdma_sge(true).min(max_sge),
+            read_sge: device.max_rdma_sge(false).min(max_sge),
             // The header takes one, of memory that needs no region.
             payload_sge: device.max_rdma_sge(true).min(max_sge.saturating_sub(1)),
             headers: Some(DmaBuffer::allocate(
@@ -187,6 +190,7 @@ impl SendQueue {
     }
 
     /// Remembers what was added to the chain just now.
+    #[inline]
     pub(super) fn remember(&mut self, posted: Posted) -> Result<(), Posted> {
         self.posted.push(posted)?;
         self.next = self.next.wrapping_add(1);
@@ -200,11 +204,6 @@ impl SendQueue {
     /// Work requests that can be posted until one completes.
     pub(super) fn posted_room(&self) -> usize {
         self.posted.capacity().saturating_sub(self.posted.len())
-    }
-
-    /// Scatter/gather entries of one work request.
-    pub(super) fn max_sge(&self) -> usize {
-        self.max_sge
     }
 
     /// Adds a PDU to the chain. False if it could not be built, which no input of a peer or a
@@ -420,12 +419,17 @@ impl Connection {
                 state.cause.get_or_insert(Reason::Provider);
             }
         }
+        // Unsignalled ones before it went well: a failed one always completes itself.
+        let end = sequence.saturating_add((status == WorkStatus::Success).into());
         while state.send.oldest <= sequence {
+            if state.send.transfer_is_next(end) {
+                self.transfers_done(state, end, later);
+                continue;
+            }
             let Some(posted) = state.send.posted.pop() else {
                 break;
             };
-            // Unsignalled ones before it went well: a failed one always completes itself.
-            let success = status == WorkStatus::Success || state.send.oldest < sequence;
+            let success = state.send.oldest < end;
             state.send.oldest = state.send.oldest.wrapping_add(1);
             self.retire(state, posted, success, now, later);
         }
@@ -511,9 +515,17 @@ impl Connection {
     }
 
     /// Tells those who wait for room in the send queue.
+    #[inline]
     pub(super) fn make_room(self: &Arc<Self>, state: &mut State, later: &mut Later) {
         later.room = true;
-        if state.send_ready_wanted && !state.send_ready_queued && state.send.has_room(0) {
+        if state.send_ready_wanted {
+            self.tell_send_ready(state, later);
+        }
+    }
+
+    #[cold]
+    fn tell_send_ready(self: &Arc<Self>, state: &mut State, later: &mut Later) {
+        if !state.send_ready_queued && state.send.has_room(0) {
             state.send_ready_wanted = false;
             state.send_ready_queued = true;
             state.post(

@@ -16,6 +16,8 @@ use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
 use crate::context::Context;
+use crate::few::Few;
+use crate::memory::Caller;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -280,6 +282,7 @@ impl Connection {
         context: &Context,
         request: &SendRequest,
         max_send_size: u32,
+        caller: &mut Caller,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Outgoing>> {
         let Some(count) = request.ranges else {
@@ -287,8 +290,10 @@ impl Connection {
             fetch::padding(source, request.length)?;
             return Ok(message);
         };
-        let named = fetch_list::<MemoryRange>(source, count)?;
-        let ranges = Ranges::resolve(self, context, &named, false, |total| {
+        let mut named = Few::new();
+        fetch_list::<MemoryRange>(source, count, &mut named)?;
+        let mut ranges = KBox::new(Ranges::new(self, false), GFP_KERNEL_ACCOUNT)?;
+        ranges.resolve(self, context, caller, &named, false, |total| {
             (total == request.length).then_some(()).ok_or(EINVAL)
         })?;
         Outgoing::in_ranges(request, ranges)
@@ -304,7 +309,8 @@ impl Connection {
     ) -> Result {
         // Not fetched before there is room, or a writer that waits would cost a message.
         let max_send_size = self.wait_for_room(request, nowait, plug)?;
-        let mut message = self.fetch_message(context, request, max_send_size, source)?;
+        let caller = &mut plug.caller;
+        let mut message = self.fetch_message(context, request, max_send_size, caller, source)?;
         loop {
             match self.queue_message(message)? {
                 None => {

@@ -4,10 +4,11 @@
 
 use super::active::Connecting;
 use super::link::{self, Link};
-use super::ranges;
+use super::ranges::{self, Ranges};
 use super::receive::Receives;
 use super::routing::{Client, Held, Routing};
 use super::send::SendQueue;
+use super::transfer::Transfer;
 use super::{timer, Context, Event, Reason, SlotOf, Time};
 use crate::context::connector::Connector;
 use crate::context::listener::Listener;
@@ -124,8 +125,10 @@ pub(crate) struct Later {
     pub(super) again: bool,
     /// It is the work item's turn, which may start the drain.
     pub(super) turn: bool,
-    /// What commands that are done had of the process's memory.
-    pub(super) done: ranges::List,
+    /// Ranges of messages that are done.
+    pub(super) done: ranges::List<Ranges>,
+    /// Transfers that are done.
+    pub(super) transfers: ranges::List<Transfer>,
 }
 
 impl State {

@@ -6,13 +6,14 @@
 //! and where the device takes no more scatter/gather entries. It is posted in portions, as slots
 //! come free, and completes with its last work request.
 
-use super::link::SEND_SGE;
-use super::ranges::{fetch_list, Progress, Ranges};
+use super::ranges::{fetch_list, Linked, Progress, Ranges};
 use super::send::{Item, Posted, SendQueue};
-use super::{Connection, Event, Later, Phase, State, Status};
+use super::{Connection, Event, Later, Phase, SlotOf, State, Status};
 use crate::compat;
 use crate::context::plug::Plug;
 use crate::context::Context;
+use crate::few::Few;
+use crate::memory::Caller;
 use crate::trace;
 use crate::verbs::Sge;
 use kernel::iov::IovIterSource;
@@ -37,11 +38,19 @@ pub(crate) struct Transfer {
     write: bool,
     /// Bytes of lists that it has of the context's command memory.
     command_bytes: usize,
-    ranges: KBox<Ranges>,
-    descriptors: KVec<BufferDescriptorV1>,
+    ranges: Ranges,
+    descriptors: Few<BufferDescriptorV1>,
     /// Whole descriptors that are posted, and bytes of the next.
     descriptor: usize,
     descriptor_posted: u32,
+    /// The next one in a [`List`](super::ranges::List).
+    next: Option<KBox<Transfer>>,
+}
+
+impl Linked for Transfer {
+    fn next(&mut self) -> &mut Option<KBox<Self>> {
+        &mut self.next
+    }
 }
 
 /// One work request's worth of a transfer.
@@ -54,21 +63,47 @@ struct Part {
 }
 
 impl Transfer {
-    /// Fetches the lists, and checks them.
+    /// Fetches the lists, and checks them. Each of its parts is made where it stays.
     fn fetch(
         connection: &Connection,
         context: &Context,
+        caller: &mut Caller,
         request: &TransferRequest,
         max_read_write_size: u32,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Self>> {
-        let named = fetch_list::<MemoryRange>(source, request.range_count)?;
-        let descriptors = fetch_list::<BufferDescriptorV1>(source, request.descriptor_count)?;
-        let described = descriptors.iter().fold(0u64, |sum, descriptor| {
-            sum.saturating_add(descriptor.length.get().into())
-        });
         let sink = !request.write;
-        let ranges = Ranges::resolve(connection, context, &named, sink, |total| {
+        let place = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let mut transfer = KBox::write(
+            place,
+            Self {
+                user_data: request.user_data,
+                quiet: request.quiet,
+                write: request.write,
+                command_bytes: request.list_bytes(),
+                ranges: Ranges::new(connection, sink),
+                descriptors: Few::new(),
+                descriptor: 0,
+                descriptor_posted: 0,
+                next: None,
+            },
+        );
+        let mut named = Few::new();
+        fetch_list::<MemoryRange>(source, request.range_count, &mut named)?;
+        let Self {
+            ranges,
+            descriptors,
+            ..
+        } = &mut *transfer;
+        fetch_list::<BufferDescriptorV1>(source, request.descriptor_count, descriptors)?;
+        let (first, others) = descriptors.parts().ok_or(EINVAL)?;
+        let mut described = u64::from(first.length.get());
+        if let Some(others) = others {
+            for descriptor in others {
+                described = described.saturating_add(descriptor.length.get().into());
+            }
+        }
+        ranges.resolve(connection, context, caller, &named, sink, |total| {
             if total > max_read_write_size {
                 Err(EMSGSIZE)
             } else if described < total.into() {
@@ -77,30 +112,16 @@ impl Transfer {
                 Ok(())
             }
         })?;
-        Ok(KBox::new(
-            Self {
-                user_data: request.user_data,
-                quiet: request.quiet,
-                write: request.write,
-                command_bytes: request.list_bytes(),
-                ranges,
-                descriptors,
-                descriptor: 0,
-                descriptor_posted: 0,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)
+        Ok(transfer)
     }
 
     /// The next work request, which fills at most these entries.
     fn next_part(&mut self, sges: &mut [Sge]) -> Option<Part> {
         // Descriptors without bytes are allowed and skipped.
         let (descriptor, room) = loop {
-            let descriptor = *self.descriptors.get(self.descriptor)?;
-            let room = descriptor
-                .length
-                .get()
-                .saturating_sub(self.descriptor_posted);
+            let descriptor = self.descriptors.get(self.descriptor)?;
+            let length = descriptor.length.get();
+            let room = length.saturating_sub(self.descriptor_posted);
             if room > 0 {
                 break (descriptor, room);
             }
@@ -109,13 +130,14 @@ impl Transfer {
         };
         let address = descriptor.offset.get();
         let address = address.wrapping_add(self.descriptor_posted.into());
+        let token = descriptor.token.get();
         let (count, length) = self.ranges.take(room, sges)?;
         self.descriptor_posted = self.descriptor_posted.saturating_add(length);
         Some(Part {
             count,
             length,
             address,
-            token: descriptor.token.get(),
+            token,
         })
     }
 
@@ -168,20 +190,35 @@ impl Connection {
         plug: &mut Plug,
     ) -> Result {
         let most = self.wait_for_place(request.write, nowait, plug)?;
-        let mut transfer = Transfer::fetch(self, context, request, most, source)?;
+        let caller = &mut plug.caller;
+        let transfer = Transfer::fetch(self, context, caller, request, most, source)?;
+        if let Some(transfer) = self.queue_transfer(transfer)? {
+            self.wait_to_queue(transfer, nowait, plug)?;
+        }
+        plug.hold(self);
+        Ok(())
+    }
+
+    /// Queues a transfer for which another writer took the room.
+    #[cold]
+    fn wait_to_queue(
+        self: &Arc<Self>,
+        transfer: KBox<Transfer>,
+        nowait: bool,
+        plug: &mut Plug,
+    ) -> Result {
+        let mut transfer = transfer;
         loop {
+            self.wait_for_place(transfer.write, nowait, plug)?;
             match self.queue_transfer(transfer)? {
-                None => {
-                    plug.hold(self);
-                    return Ok(());
-                }
+                None => return Ok(()),
                 Some(again) => transfer = again,
             }
-            self.wait_for_place(request.write, nowait, plug)?;
         }
     }
 
     /// Queues a transfer; gives it back if there is no room.
+    #[inline(always)]
     fn queue_transfer(&self, transfer: KBox<Transfer>) -> Result<Option<KBox<Transfer>>> {
         let mut state = self.state.lock();
         if state.phase != Phase::Serving {
@@ -239,6 +276,7 @@ impl Connection {
     }
 
     /// Remembers a transfer with its last work request, which was added just now.
+    #[inline]
     fn posted(self: &Arc<Self>, state: &mut State, transfer: KBox<Transfer>, later: &mut Later) {
         if let Err(Posted::Transfer(transfer)) = state.send.remember(Posted::Transfer(transfer)) {
             self.end_transfer(state, transfer, false, later);
@@ -247,20 +285,21 @@ impl Connection {
 
     /// Adds what fits of a transfer to the chain. The last work request is not yet remembered.
     fn push_parts(&self, send: &mut SendQueue, transfer: &mut Transfer) -> Progress {
-        match transfer.ranges.register(self.number, send) {
-            Progress::Posted => {}
-            progress => return progress,
+        if !transfer.ranges.is_registered() {
+            match transfer.ranges.register(self.number, send) {
+                Progress::Posted => {}
+                progress => return progress,
+            }
         }
-        let max_sge = self.device.max_rdma_sge(transfer.write).min(send.max_sge());
         loop {
             if !send.can_post() || send.rdma_slots == 0 {
                 return Progress::Full;
             }
-            if push_one(send, transfer, max_sge).is_none() {
+            let Some(ends) = push_one(send, transfer) else {
                 return Progress::Failed;
-            }
+            };
             send.rdma_slots = send.rdma_slots.saturating_sub(1);
-            if transfer.is_posted() {
+            if ends {
                 return Progress::Posted;
             }
             if send.remember(Posted::Part).is_err() {
@@ -277,55 +316,126 @@ impl Connection {
         success: bool,
         later: &mut Later,
     ) {
+        let mut transfer = Some(transfer);
         let status = state.status(success);
-        let length = if success { transfer.ranges.length() } else { 0 };
-        trace::rdma(self.number, transfer.write, length, status.number());
-        if status == Status::Ok {
-            if transfer.write {
-                state.counters.rdma_writes(1);
-                state.counters.rdma_write_bytes(length);
+        self.end_transfers(state, status, |_| transfer.take(), later);
+    }
+
+    /// The transfers that are next among what is posted are done, up to the work request numbered
+    /// `end`, which is not of them.
+    pub(super) fn transfers_done(self: &Arc<Self>, state: &mut State, end: u64, later: &mut Later) {
+        self.end_transfers(state, Status::Ok, |send| send.next_done(end), later);
+    }
+
+    /// Transfers are done, or never will be; `next` tells them in their order. Their events are
+    /// queued with one lock, and what they had is given back in front of that: who reads an event
+    /// finds room for the next command.
+    fn end_transfers(
+        self: &Arc<Self>,
+        state: &mut State,
+        status: Status,
+        mut next: impl FnMut(&mut SendQueue) -> Option<KBox<Transfer>>,
+        later: &mut Later,
+    ) {
+        let success = status == Status::Ok;
+        let State {
+            send,
+            owner,
+            counters,
+            ..
+        } = state;
+        let owner = owner.as_ref();
+        let mut queue = owner.map(|owner| owner.queue().fill());
+        let (mut reads, mut writes) = (Sum::default(), Sum::default());
+        let (mut command_bytes, mut told, mut unwanted) = (0usize, false, 0usize);
+        while let Some(transfer) = next(send) {
+            let length = if success { transfer.ranges.length() } else { 0 };
+            trace::rdma(self.number, transfer.write, length, status.number());
+            let sum = if transfer.write {
+                &mut writes
             } else {
-                state.counters.rdma_reads(1);
-                state.counters.rdma_read_bytes(length);
+                &mut reads
+            };
+            sum.add(length);
+            command_bytes = command_bytes.saturating_add(transfer.command_bytes);
+            if transfer.quiet && success {
+                unwanted = unwanted.saturating_add(1);
+            } else if let Some(queue) = &mut queue {
+                told = true;
+                queue.push(Event::RdmaComplete {
+                    user_data: transfer.user_data,
+                    connection: self.number,
+                    status,
+                    length,
+                });
+            }
+            later.transfers.push(transfer);
+        }
+        if success && writes.count > 0 {
+            counters.rdma_writes(writes.count);
+            counters.rdma_write_bytes(writes.bytes);
+        }
+        if success && reads.count > 0 {
+            counters.rdma_reads(reads.count);
+            counters.rdma_read_bytes(reads.bytes);
+        }
+        if let Some(owner) = owner {
+            owner.release_command_bytes(command_bytes);
+            drop(queue);
+            if unwanted > 0 {
+                owner.queue().release(unwanted, SlotOf::Command);
+            }
+            if told {
+                later.wake.get_or_insert_with(|| owner.clone());
             }
         }
-        if let Some(owner) = &state.owner {
-            owner.release_command_bytes(transfer.command_bytes);
-        }
-        let event = Event::RdmaComplete {
-            user_data: transfer.user_data,
-            connection: self.number,
-            status,
-            length,
-        };
-        state.complete_command(event, transfer.quiet && success, later);
-        let Transfer { ranges, .. } = KBox::into_inner(transfer);
-        later.done.push(ranges);
     }
 }
 
-/// Adds the next work request of a transfer to the chain.
-fn push_one(send: &mut SendQueue, transfer: &mut Transfer, max_sge: usize) -> Option<()> {
-    if transfer.ranges.left() == 0 {
-        let key = transfer.ranges.next_key()?;
-        let (wr_id, signalled) = send.number(transfer.is_posted() && !transfer.quiet, 0);
-        return send.chain.push_invalidate(key, wr_id, signalled).ok();
+/// Transfers, and bytes in them: of one connection's slots, so that 32 bits hold it.
+#[derive(Default)]
+struct Sum {
+    count: u32,
+    bytes: u32,
+}
+
+impl Sum {
+    fn add(&mut self, bytes: u32) {
+        self.count = self.count.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
     }
-    let mut sges = [Sge::default(); SEND_SGE];
-    let part = transfer.next_part(sges.get_mut(..max_sge)?)?;
-    let awaited = transfer.is_posted() && !transfer.quiet;
-    let (wr_id, signalled) = send.number(awaited, part.length);
-    let sges = sges.get(..part.count)?;
+}
+
+/// Adds the next work request of a transfer to the chain. Says whether it is the last.
+fn push_one(send: &mut SendQueue, transfer: &mut Transfer) -> Option<bool> {
+    if transfer.ranges.left() == 0 {
+        return push_invalidation(send, transfer);
+    }
+    let most = send.rdma_sge(transfer.write);
+    let part = transfer.next_part(send.chain.entries(most)?)?;
+    let ends = transfer.is_posted();
+    let (wr_id, signalled) = send.number(ends && !transfer.quiet, part.length);
     send.chain
         .push_rdma(
             transfer.write,
             wr_id,
-            sges,
+            part.count,
             part.address,
             part.token,
             signalled,
         )
-        .ok()
+        .ok()?;
+    Some(ends)
+}
+
+/// Adds the invalidation of the next key of one use, when all is posted; as [`push_one`].
+#[cold]
+fn push_invalidation(send: &mut SendQueue, transfer: &mut Transfer) -> Option<bool> {
+    let key = transfer.ranges.next_key()?;
+    let ends = transfer.is_posted();
+    let (wr_id, signalled) = send.number(ends && !transfer.quiet, 0);
+    send.chain.push_invalidate(key, wr_id, signalled).ok()?;
+    Some(ends)
 }
 
 impl SendQueue {
@@ -347,6 +457,39 @@ impl SendQueue {
             Err(Item::Write(transfer)) => Err(transfer),
             Err(Item::Message(_)) => Ok(()),
         }
+    }
+
+    /// Scatter/gather entries of one RDMA read or write.
+    fn rdma_sge(&self, write: bool) -> usize {
+        if write {
+            self.write_sge
+        } else {
+            self.read_sge
+        }
+    }
+
+    /// Whether what is next among what is posted is of a transfer, in front of the work request
+    /// numbered `end`.
+    pub(super) fn transfer_is_next(&self, end: u64) -> bool {
+        self.oldest < end
+            && matches!(
+                self.posted.front(),
+                Some(Posted::Part | Posted::Transfer(_))
+            )
+    }
+
+    /// Takes the next transfer that is posted and ends in front of the work request numbered `end`,
+    /// if nothing else stands before it.
+    fn next_done(&mut self, end: u64) -> Option<KBox<Transfer>> {
+        while self.transfer_is_next(end) {
+            let posted = self.posted.pop();
+            self.oldest = self.oldest.wrapping_add(1);
+            self.rdma_slots = self.rdma_slots.saturating_add(1);
+            if let Some(Posted::Transfer(transfer)) = posted {
+                return Some(transfer);
+            }
+        }
+        None
     }
 
     /// RDMA work requests that can be added to the chain now.

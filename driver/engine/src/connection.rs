@@ -423,16 +423,19 @@ impl Connection {
     }
 
     /// Which side opened the connection.
+    #[inline]
     pub fn role(&self) -> Role {
         self.role
     }
 
     /// What was negotiated, once it was.
+    #[inline]
     pub fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated
     }
 
     /// Why the connection ended, once it has.
+    #[inline]
     pub fn end(&self) -> Option<Reason> {
         self.end
     }
