@@ -273,6 +273,10 @@ impl Context {
     /// `EAGAIN` at the limit: transfers have to complete first.
     #[inline]
     pub(crate) fn reserve_command_bytes(&self, bytes: usize) -> Result {
+        // Most messages have no lists.
+        if bytes == 0 {
+            return Ok(());
+        }
         if self
             .command_bytes
             .fetch_add(bytes, Relaxed)
@@ -288,6 +292,9 @@ impl Context {
     /// Gives back what [`Self::reserve_command_bytes`] counted. Wakes those who wait for room, once
     /// there is some.
     pub(crate) fn release_command_bytes(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let before = self.command_bytes.fetch_sub(bytes, Relaxed);
         if !has_command_room(before) && has_command_room(before.saturating_sub(bytes)) {
             self.queue.wake();

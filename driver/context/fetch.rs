@@ -27,6 +27,9 @@ pub(crate) fn exact(source: &mut IovIterSource<'_>, out: &mut [u8]) -> Result {
 /// `EINVAL` if something else stands there; `EFAULT`.
 pub(crate) fn padding(source: &mut IovIterSource<'_>, length: u32) -> Result {
     let behind = padded(length).ok_or(EINVAL)?.saturating_sub(length);
+    if behind == 0 {
+        return Ok(());
+    }
     let mut zeros = [0u8; ALIGNMENT as usize];
     let zeros = zeros.get_mut(..behind as usize).ok_or(EINVAL)?;
     exact(source, zeros)?;

@@ -421,6 +421,9 @@ impl Connection {
         }
         // Unsignalled ones before it went well: a failed one always completes itself.
         let end = sequence.saturating_add((status == WorkStatus::Success).into());
+        if state.send.oldest <= sequence {
+            self.publish_completed(state, end.saturating_sub(state.send.oldest));
+        }
         while state.send.oldest <= sequence {
             if state.send.transfer_is_next(end) {
                 self.transfers_done(state, end, later);
@@ -437,6 +440,24 @@ impl Connection {
             state
                 .engine
                 .handle_provider_error(engine::Reason::ProviderError, now);
+        }
+    }
+
+    /// Tells on the status page of the messages among the oldest `count` work requests, which are
+    /// about to be retired: once for all, and before anybody can read of one by its event.
+    fn publish_completed(&self, state: &State, count: u64) {
+        let bytes = (0..count as usize)
+            .map_while(|position| state.send.posted.get(position))
+            .fold(0u64, |sum, posted| match posted {
+                Posted::Message(message) if message.command().is_some() => {
+                    sum.saturating_add(message.length().into())
+                }
+                _ => sum,
+            });
+        if bytes > 0 {
+            state.publish(self.number, |page| {
+                page.bytes_completed = page.bytes_completed.get().wrapping_add(bytes).into();
+            });
         }
     }
 
@@ -492,12 +513,6 @@ impl Connection {
         let Some((user_data, quiet)) = message.command() else {
             return self.make_room(state, later);
         };
-        if success {
-            let length = u64::from(message.length());
-            state.publish(self.number, |page| {
-                page.bytes_completed = page.bytes_completed.get().wrapping_add(length).into();
-            });
-        }
         if let Some(owner) = &state.owner {
             owner.release_command_bytes(message.command_bytes());
         }

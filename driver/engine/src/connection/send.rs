@@ -20,7 +20,10 @@ impl Connection {
                 let header = self.parameters.request().emit();
                 Some(self.transmit_header(header))
             }
-            (State::Posting, Some(negotiated)) => self.post_receives(&negotiated),
+            (State::Posting, Some(negotiated)) => match self.credits.missing_receives() {
+                0 => None,
+                count => Some(self.post_receives(&negotiated, count)),
+            },
             (State::Responding, Some(negotiated)) if outlook.send_slot => {
                 self.state = State::Established;
                 self.established_due = true;
@@ -29,10 +32,11 @@ impl Connection {
                 Some(self.transmit_header(header))
             }
             (State::Rejecting, _) if outlook.send_slot => self.transmit_failure(),
-            (State::Established, Some(negotiated)) => self
-                .post_receives(&negotiated)
-                .or_else(|| self.transmit_transfer(&negotiated, outlook))
-                .or_else(|| self.take_disconnect()),
+            // An action is large: each way makes its own where it is returned.
+            (State::Established, Some(negotiated)) => match self.credits.missing_receives() {
+                0 => self.transmit_transfer(&negotiated, outlook),
+                count => Some(self.post_receives(&negotiated, count)),
+            },
             _ => self.take_disconnect(),
         }
     }
@@ -46,16 +50,12 @@ impl Connection {
     }
 
     /// At the end of the negotiation, and again when the peer asks for more.
-    fn post_receives(&mut self, negotiated: &Negotiated) -> Option<Action> {
-        let count = self.credits.missing_receives();
-        if count == 0 {
-            return None;
-        }
+    fn post_receives(&mut self, negotiated: &Negotiated, count: u16) -> Action {
         self.credits.asked_for_receives(count);
-        Some(Action::PostReceives {
+        Action::PostReceives {
             count,
             size: negotiated.max_receive_size,
-        })
+        }
     }
 
     fn transmit_failure(&mut self) -> Option<Action> {
@@ -77,7 +77,7 @@ impl Connection {
             (Some(message), sent) => {
                 if self.check_message(message.length).is_err() {
                     self.terminate(Reason::InvalidMessage);
-                    return None;
+                    return self.take_disconnect();
                 }
                 let credits_granted = self.credits.next_grant()?;
                 Some(self.transmit_fragment(negotiated, message, sent, credits_granted))
