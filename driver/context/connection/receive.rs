@@ -341,7 +341,7 @@ impl Connection {
                 state.counters.message_bytes_received(piece.payload_length);
                 state.counters.messages_received(piece.last.into());
                 let event = Event::Piece {
-                    connection: self.clone(),
+                    connection: self.number,
                     receive: index,
                     piece,
                 };
