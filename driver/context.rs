@@ -77,7 +77,7 @@ struct Inner {
     parameters: Parameters,
     templates: Templates,
     at_most_one: bool,
-    connections: RBTree<u64, Arc<Connection>>,
+    connections: Connections,
     count: usize,
     listeners: KVec<Arc<Listener>>,
     next_listener: u32,
@@ -88,6 +88,9 @@ struct Inner {
     past: Counters,
     closed: bool,
 }
+
+/// The table of a context's connections, by their numbers.
+type Connections = RBTree<u64, Arc<Connection>>;
 
 /// Room for one connection in the table of a context.
 pub(crate) type Place = RBTreeNodeReservation<u64, Arc<Connection>>;
@@ -145,7 +148,7 @@ impl Context {
                     parameters: Parameters::default(),
                     templates: Templates::default(),
                     at_most_one: false,
-                    connections: RBTree::new(),
+                    connections: Connections::new(),
                     count: 0,
                     listeners,
                     next_listener: 1,
@@ -184,7 +187,8 @@ impl Context {
         for connector in &connectors {
             connector.cancel();
         }
-        while let Some(connection) = self.take_connection() {
+        let mut leaving = Connections::new();
+        while let Some(connection) = self.move_connection(&mut leaving) {
             connection.detach();
         }
         // The receives of pieces that nobody will read are posted again: the peer may need the
@@ -197,19 +201,26 @@ impl Context {
                 ..
             } = event
             {
-                connection.return_receives(&[receive]);
+                if let Some(connection) = leaving.get(&connection) {
+                    connection.return_receives(&[receive]);
+                }
             }
         }
         STATISTICS.contexts.add(-1);
     }
 
-    fn take_connection(&self) -> Option<Arc<Connection>> {
-        let node = {
-            let mut inner = self.inner.lock();
-            let key = *inner.connections.cursor_front()?.current().0;
-            inner.connections.remove_node(&key)
+    /// Moves a connection to another table.
+    fn move_connection(&self, table: &mut Connections) -> Option<Arc<Connection>> {
+        let mut inner = self.inner.lock();
+        let (number, connection) = {
+            let front = inner.connections.cursor_front()?;
+            let (number, connection) = front.current();
+            (*number, connection.clone())
         };
-        node.map(|node| node.to_key_value().1)
+        let node = inner.connections.remove_node(&number)?;
+        drop(inner);
+        table.insert(node);
+        Some(connection)
     }
 
     pub(crate) fn queue(&self) -> &EventQueue {

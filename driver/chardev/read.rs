@@ -2,15 +2,15 @@
 
 //! One read(): a batch of events.
 
-use crate::context::connection::Connection;
-use crate::context::dispatch::{self, Record, PIECE_OVERHEAD};
-use crate::context::event_queue::{Event, EventQueue, Next, Place, SlotOf, View};
+use crate::context::connection::{Connection, ReceiveMemory};
+use crate::context::dispatch::{self, PieceRecord, Record, PIECE_OVERHEAD};
+use crate::context::event_queue::{Event, EventQueue, Next, Queued, SlotOf, Stretch, Window};
 use crate::context::Context;
 use crate::trace;
 use kernel::iov::IovIterDest;
 use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
-use usmbd_abi::record::{padded, BatchHeader, ALIGNMENT, BATCH_HEADER_LENGTH};
+use usmbd_abi::record::{padded, BatchHeader, Header, ALIGNMENT, BATCH_HEADER_LENGTH};
 use usmbd_engine::Piece;
 use zerocopy::IntoBytes;
 
@@ -46,71 +46,136 @@ fn take(
     // event has left the queue yet.
     copy(dest, BatchHeader::default().as_bytes())?;
     let mut batch = Batch {
+        tally: Tally {
+            count: 0,
+            bytes: BATCH_HEADER_LENGTH,
+        },
         event: None,
         record: Record::new(),
+        window: Window::new(),
         returns: Returns::default(),
         slots: Slots::default(),
     };
-    let mut count = 0u32;
-    // Not what `dest` says: an event of which only a part could be copied stays queued.
-    let mut bytes = BATCH_HEADER_LENGTH;
     let mut failure = None;
-    while count < most {
-        match one(context, dest, &mut batch) {
-            Ok(Some(length)) => {
-                // Neither wraps: a read() has less than 2 GiB.
-                count = count.wrapping_add(1);
-                bytes = bytes.wrapping_add(length);
+    while batch.tally.count < most {
+        let delivered = match queue.next(&mut batch.event, &mut batch.window) {
+            Next::Nothing => break,
+            Next::Event => single(context, dest, &mut batch),
+            Next::Pieces => messages(queue, dest, &mut batch, most),
+            Next::PiecesOf(connection) => {
+                batch.change_connection(queue, context.connection(connection))
             }
-            Ok(None) => break,
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+        };
+        if let Err(error) = delivered {
+            failure = Some(error);
+            break;
         }
     }
-    batch.returns.flush(queue);
+    batch.give_back(queue);
     batch.slots.release(queue);
-    if count == 0 {
+    if batch.tally.count == 0 {
         return Err(failure.unwrap_or(EAGAIN));
     }
     let (still_queued, next_length) = outlook(queue);
     let header = BatchHeader {
-        count: count.into(),
-        bytes: bytes.into(),
+        count: batch.tally.count.into(),
+        bytes: batch.tally.bytes.into(),
         still_queued: still_queued.into(),
         next_length: next_length.into(),
     };
     // Fails only if another thread took the memory away since it was written above: his loss.
     copy(start, header.as_bytes())?;
-    Ok(bytes as usize)
+    Ok(batch.tally.bytes as usize)
 }
 
-/// What a batch in the making needs besides its place.
+/// What there is of a batch so far.
+struct Tally {
+    /// Events.
+    count: u32,
+    /// Not what the place says: an event of which only a part could be copied stays queued.
+    bytes: u32,
+}
+
+impl Tally {
+    /// The event with this header is copied.
+    fn add(&mut self, header: &Header) {
+        trace::event(header);
+        // Neither wraps: a read() has less than 2 GiB.
+        self.count = self.count.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(header.length.get());
+    }
+}
+
+/// A batch in the making, and what that needs besides its place.
 struct Batch {
-    /// The event that is under way.
+    tally: Tally,
+    /// The event that is under way, if it is no piece.
     event: Option<Event>,
     record: Record,
+    window: Window,
     returns: Returns,
     slots: Slots,
 }
 
+impl Batch {
+    /// So many pieces at the head of the queue were delivered.
+    fn leave_pieces(&mut self, queue: &EventQueue, count: usize) {
+        let Self {
+            window,
+            returns,
+            slots,
+            ..
+        } = self;
+        let mut left = count;
+        while left > 0 {
+            if returns.room() == 0 {
+                returns.flush(queue, window.connection());
+            }
+            let now = left.min(returns.room());
+            queue.pop_pieces(now, |receive| match receive {
+                Some(receive) => returns.add(receive),
+                None => slots.add(SlotOf::Connection),
+            });
+            left = left.saturating_sub(now);
+        }
+    }
+
+    /// The pieces at the head are of another connection, which is the context's until its end was
+    /// read.
+    fn change_connection(
+        &mut self,
+        queue: &EventQueue,
+        connection: Option<Arc<Connection>>,
+    ) -> Result {
+        self.give_back(queue);
+        let found = connection.is_some();
+        self.window.change(connection);
+        found.then_some(()).ok_or(EIO)
+    }
+
+    /// Gives back the receives of what was delivered.
+    fn give_back(&mut self, queue: &EventQueue) {
+        self.returns.flush(queue, self.window.connection());
+    }
+}
+
 /// How many events are left, and the length of the next one's record.
 fn outlook(queue: &EventQueue) -> (u32, u32) {
-    let left = u32::try_from(queue.len()).unwrap_or(u32::MAX);
     let next = queue.look(|view| {
         let head = view.head()?;
         let length = match head {
             Event::Piece { .. } | Event::HeldPiece { .. } => {
                 let overhead = u32::try_from(PIECE_OVERHEAD).unwrap_or(u32::MAX);
-                let stretch = Stretch::of(view, u32::MAX)?;
-                padded(stretch.bytes)?.checked_add(overhead)
+                view.stretch(u32::MAX)
+                    .and_then(|stretch| padded(stretch.bytes)?.checked_add(overhead))
             }
             other => dispatch::length(other),
         };
-        Some((length?, matches!(head, Event::Disconnected { .. })))
+        let left = u32::try_from(view.len()).unwrap_or(u32::MAX);
+        let is_end = matches!(head, Event::Disconnected { .. });
+        Some((left, length.unwrap_or(0), is_end))
     });
-    let (length, is_end) = next.flatten().unwrap_or((0, false));
+    let (left, length, is_end) = next.flatten().unwrap_or((0, 0, false));
     if is_end {
         // It was not the head when it was queued, and poll() answers otherwise now.
         queue.wake();
@@ -118,93 +183,26 @@ fn outlook(queue: &EventQueue) -> (u32, u32) {
     (left, length)
 }
 
-/// Neighbouring pieces of one message, which are delivered as one.
-struct Stretch {
-    connection: Arc<Connection>,
-    first: Piece,
-    pieces: usize,
-    bytes: u32,
-    invalidated: Option<u32>,
-}
-
-impl Stretch {
-    /// The longest stretch from the head on that has `room` bytes at most; none if the head alone
-    /// has more, or is no piece.
-    fn of(view: View<'_>, room: u32) -> Option<Self> {
-        let (connection, first) = view.head()?.piece()?;
-        if first.payload_length > room {
-            return None;
-        }
-        let mut stretch = Self {
-            connection: connection.clone(),
-            first: *first,
-            pieces: 1,
-            bytes: first.payload_length,
-            invalidated: first.invalidated,
-        };
-        let mut last = first.last;
-        while !last {
-            let Some((next, piece)) = view.get(stretch.pieces).and_then(Event::piece) else {
-                break;
-            };
-            let Some(bytes) = stretch.bytes.checked_add(piece.payload_length) else {
-                break;
-            };
-            if !Arc::ptr_eq(connection, next) || bytes > room {
-                break;
-            }
-            stretch.pieces = stretch.pieces.saturating_add(1);
-            stretch.bytes = bytes;
-            stretch.invalidated = piece.invalidated;
-            last = piece.last;
-        }
-        Some(stretch)
-    }
-}
-
-/// Delivers the oldest event; bytes of its record, none if there is no event. It stays queued if it
-/// cannot be delivered.
-fn one(context: &Context, dest: &mut IovIterDest<'_>, batch: &mut Batch) -> Result<Option<u32>> {
-    let queue = context.queue();
-    loop {
-        match queue.next(&mut batch.event) {
-            Next::Nothing => return Ok(None),
-            Next::Event => break,
-            Next::Pieces => {}
-        }
-        let payload_room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
-        let payload_room = u32::try_from(payload_room).unwrap_or(u32::MAX & !7);
-        let stretch = queue.look(|view| {
-            let is_piece = view.head().is_some_and(|head| head.piece().is_some());
-            is_piece.then(|| Stretch::of(view, payload_room))
-        });
-        match stretch.flatten() {
-            Some(Some(stretch)) => {
-                return deliver_pieces(queue, &stretch, dest, batch).map(Some);
-            }
-            Some(None) => return Err(EMSGSIZE),
-            // An answer has just come, and goes first.
-            None => {}
-        }
-    }
+/// Delivers the event that was taken; puts it back if it cannot be delivered.
+fn single(context: &Context, dest: &mut IovIterDest<'_>, batch: &mut Batch) -> Result {
     let Some(event) = &batch.event else {
-        return Ok(None);
+        return Err(EIO);
     };
     let copied = copy_record(dest, event, &mut batch.record);
     if copied.is_ok() {
         delivered(context, event, &mut batch.slots);
         batch.event = None;
+        batch.tally.add(&batch.record.header);
     } else if let Some(event) = batch.event.take() {
-        queue.put_back(event);
+        context.queue().put_back(event);
     }
-    copied.map(Some)
+    copied
 }
 
 /// Copies a record that stands alone, and what stands behind it.
-fn copy_record(dest: &mut IovIterDest<'_>, event: &Event, record: &mut Record) -> Result<u32> {
+fn copy_record(dest: &mut IovIterDest<'_>, event: &Event, record: &mut Record) -> Result {
     dispatch::encode(record, event).ok_or(EMSGSIZE)?;
-    let length = record.header.length.get();
-    if length as usize > dest.len() {
+    if record.header.length.get() as usize > dest.len() {
         return Err(EMSGSIZE);
     }
     let tail = dispatch::tail(event);
@@ -213,84 +211,148 @@ fn copy_record(dest: &mut IovIterDest<'_>, event: &Event, record: &mut Record) -
         copy(dest, tail)?;
         copy_padding(dest, tail.len())?;
     }
-    trace::event(&record.header);
-    Ok(length)
+    Ok(())
 }
 
-/// Copies the payload of neighbouring pieces, once, from where they stand to the reader. They leave
-/// the queue when all is copied.
-fn deliver_pieces(
+/// Delivers the messages whose pieces the window tells of, or what is there of the first one: `most`
+/// events at most are in the batch then. What was delivered leaves the queue.
+fn messages(
     queue: &EventQueue,
-    stretch: &Stretch,
     dest: &mut IovIterDest<'_>,
     batch: &mut Batch,
-) -> Result<u32> {
-    let Batch {
-        record, returns, ..
-    } = batch;
-    let connection = &stretch.connection;
-    let buffers = connection.receive_memory().ok_or(EIO)?;
-    dispatch::encode_piece(
-        record,
-        connection.number(),
-        &stretch.first,
-        stretch.bytes,
-        stretch.invalidated,
-    )
-    .ok_or(EMSGSIZE)?;
-    copy(dest, record.bytes())?;
-    for position in 0..stretch.pieces {
-        let (place, piece) = queue.piece(position).ok_or(EIO)?;
-        let bytes = match &place {
-            Place::Receive(receive) => {
-                buffers.bytes(*receive, piece.payload_offset, piece.payload_length)
-            }
-            Place::Held(held) => held.bytes(&piece),
-        };
-        copy(dest, bytes.ok_or(EIO)?)?;
+    most: u32,
+) -> Result {
+    let Batch { window, tally, .. } = batch;
+    let connection = window.connection().ok_or(EIO)?;
+    let memory = connection.receive_memory().ok_or(EIO)?;
+    let mut record = PieceRecord::of(connection.number()).ok_or(EIO)?;
+    let mut pieces = 0usize;
+    let mut result = Ok(());
+    // With the last piece of a message none is joined, so these stand alone.
+    let alone = |queued: &&Queued| queued.piece.last;
+    for queued in window.told().iter().take_while(alone) {
+        if tally.count >= most {
+            break;
+        }
+        result = message(dest, tally, &mut record, window, &memory, queued);
+        if result.is_err() {
+            break;
+        }
+        pieces = pieces.wrapping_add(1);
     }
-    copy_padding(dest, stretch.bytes as usize)?;
-    trace::event(&record.header);
-    for _ in 0..stretch.pieces {
-        match queue.pop_piece() {
-            Some(Event::Piece { receive, .. }) => returns.add(queue, connection, receive),
-            Some(event) => queue.release(1, event.slot_of()),
-            None => {}
+    if pieces == 0 && result.is_ok() {
+        match joined(queue, dest, tally, &mut record, window, &memory) {
+            Ok(joined) => pieces = joined,
+            Err(error) => result = Err(error),
         }
     }
-    Ok(record.header.length.get())
+    batch.leave_pieces(queue, pieces);
+    result
 }
 
-/// Receives whose pieces were read; they are posted again together.
+/// Copies a piece that is not joined with others: its payload once, from where it stands to the
+/// reader.
+#[inline]
+fn message(
+    dest: &mut IovIterDest<'_>,
+    tally: &mut Tally,
+    record: &mut PieceRecord,
+    window: &Window,
+    memory: &ReceiveMemory,
+    queued: &Queued,
+) -> Result {
+    let payload = window.bytes(memory, queued).ok_or(EIO)?;
+    begin(dest, record, &queued.piece, &Stretch::one(&queued.piece))?;
+    copy(dest, payload)?;
+    copy_padding(dest, payload.len())?;
+    tally.add(&record.header);
+    Ok(())
+}
+
+/// Copies the pieces at the head that are of one message and fit, as one event; says how many.
+fn joined(
+    queue: &EventQueue,
+    dest: &mut IovIterDest<'_>,
+    tally: &mut Tally,
+    record: &mut PieceRecord,
+    window: &mut Window,
+    memory: &ReceiveMemory,
+) -> Result<usize> {
+    let room = dest.len().saturating_sub(PIECE_OVERHEAD) & !7;
+    let room = u32::try_from(room).unwrap_or(u32::MAX & !7);
+    let stretch = queue.stretch(room).ok_or(EIO)?;
+    let first = window.told().first().ok_or(EIO)?;
+    begin(dest, record, &first.piece, &stretch)?;
+    let mut copied = 0usize;
+    loop {
+        let left = stretch.pieces.saturating_sub(copied);
+        for queued in window.told().iter().take(left) {
+            copy(dest, window.bytes(memory, queued).ok_or(EIO)?)?;
+            copied = copied.saturating_add(1);
+        }
+        if copied >= stretch.pieces {
+            break;
+        }
+        queue.tell_pieces(window, copied);
+        if window.told().is_empty() {
+            // Which is not so: they do not leave the queue before they are copied.
+            return Err(EIO);
+        }
+    }
+    copy_padding(dest, stretch.bytes as usize)?;
+    tally.add(&record.header);
+    Ok(copied)
+}
+
+/// Copies the record of a PDU_RECEIVED up to its payload, if the whole of it fits.
+#[inline]
+fn begin(
+    dest: &mut IovIterDest<'_>,
+    record: &mut PieceRecord,
+    first: &Piece,
+    stretch: &Stretch,
+) -> Result {
+    record
+        .set(first, stretch.bytes, stretch.invalidated)
+        .ok_or(EMSGSIZE)?;
+    if record.header.length.get() as usize > dest.len() {
+        return Err(EMSGSIZE);
+    }
+    copy(dest, record.as_bytes())
+}
+
+/// Receives whose pieces were read, all of one connection; they are posted again together.
 #[derive(Default)]
 struct Returns {
-    connection: Option<Arc<Connection>>,
     receives: [u16; Self::MOST],
     count: usize,
 }
 
 impl Returns {
-    const MOST: usize = 16;
+    /// Half of the credits that a peer has by default, so that it can go on with the other half.
+    const MOST: usize = 32;
 
-    fn add(&mut self, queue: &EventQueue, connection: &Arc<Connection>, receive: u16) {
-        let same = matches!(&self.connection, Some(own) if Arc::ptr_eq(own, connection));
-        if !same || self.count == Self::MOST {
-            self.flush(queue);
-            self.connection = Some(connection.clone());
-        }
+    fn room(&self) -> usize {
+        Self::MOST.saturating_sub(self.count)
+    }
+
+    /// There is [`Self::room`].
+    fn add(&mut self, receive: u16) {
         if let Some(place) = self.receives.get_mut(self.count) {
             *place = receive;
-            self.count = self.count.saturating_add(1);
+            self.count = self.count.wrapping_add(1);
         }
     }
 
-    fn flush(&mut self, queue: &EventQueue) {
+    /// Gives them back to their connection.
+    fn flush(&mut self, queue: &EventQueue, connection: Option<&Arc<Connection>>) {
         let count = core::mem::take(&mut self.count);
-        if let Some(connection) = self.connection.take() {
-            let receives = self.receives.get(..count).unwrap_or_default();
-            if !connection.return_receives(receives) {
-                queue.release(count, SlotOf::Connection);
-            }
+        let receives = self.receives.get(..count).unwrap_or_default();
+        let Some(connection) = connection.filter(|_| !receives.is_empty()) else {
+            return;
+        };
+        if !connection.return_receives(receives) {
+            queue.release(count, SlotOf::Connection);
         }
     }
 }
@@ -306,6 +368,9 @@ fn copy(dest: &mut IovIterDest<'_>, bytes: &[u8]) -> Result {
 /// Copies the zeroes behind `length` bytes of payload.
 fn copy_padding(dest: &mut IovIterDest<'_>, length: usize) -> Result {
     let padding = length.wrapping_neg() % ALIGNMENT as usize;
+    if padding == 0 {
+        return Ok(());
+    }
     copy(
         dest,
         [0u8; ALIGNMENT as usize].get(..padding).unwrap_or_default(),

@@ -47,6 +47,7 @@ use usmbd_engine::{Role, Time};
 
 pub(crate) use operate::PhaseShown;
 pub(crate) use outgoing::SendRequest;
+pub(crate) use receive::ReceiveMemory;
 pub(crate) use routing::{Client, Held};
 pub(crate) use transfer::TransferRequest;
 

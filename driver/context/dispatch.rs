@@ -27,7 +27,7 @@ use usmbd_engine as engine;
 use usmbd_engine::Parameters;
 use zerocopy::IntoBytes;
 
-pub(crate) use records::{encode, encode_piece, length, tail, Record, PIECE_OVERHEAD};
+pub(crate) use records::{encode, length, tail, PieceRecord, Record, PIECE_OVERHEAD};
 
 /// Ports that SMB Direct has by default ([MS-SMBD] 1.9).
 const DEFAULT_PORT: u16 = 445;

@@ -6,6 +6,8 @@
 //! slot first. A slot is *committed* from its reservation until the event was read (or the cause
 //! went away without one).
 
+mod pieces;
+
 use super::connection::{Connection, Held};
 use super::limits;
 use super::listener::Listener;
@@ -17,6 +19,8 @@ use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_spinlock, Arc, CondVar, SpinLock, SpinLockGuard};
 use usmbd_abi::status::{Reason, Status};
 use usmbd_engine::Piece;
+
+pub(crate) use pieces::{Queued, Stretch, Window};
 
 /// One thing that happened. `dispatch` turns it into a record.
 pub(crate) enum Event {
@@ -75,7 +79,7 @@ pub(crate) enum Event {
     },
     /// A piece of a message; it stands in `receive` of the connection's receive buffers.
     Piece {
-        connection: Arc<Connection>,
+        connection: u64,
         receive: u16,
         piece: Piece,
     },
@@ -84,7 +88,7 @@ pub(crate) enum Event {
     },
     /// A piece of a message that was read for routing; it stands in `held`.
     HeldPiece {
-        connection: Arc<Connection>,
+        connection: u64,
         held: Arc<Held>,
         piece: Piece,
     },
@@ -160,25 +164,17 @@ impl Event {
     }
 
     /// If it is a piece of a message: of which connection, and which.
-    pub(crate) fn piece(&self) -> Option<(&Arc<Connection>, &Piece)> {
+    pub(crate) fn piece(&self) -> Option<(u64, &Piece)> {
         match self {
             Event::Piece {
                 connection, piece, ..
             }
             | Event::HeldPiece {
                 connection, piece, ..
-            } => Some((connection, piece)),
+            } => Some((*connection, piece)),
             _ => None,
         }
     }
-}
-
-/// Where the bytes of a queued piece stand.
-pub(crate) enum Place {
-    /// In this receive of its connection.
-    Receive(u16),
-    /// In kernel memory.
-    Held(Arc<Held>),
 }
 
 /// Answers that can wait to be read.
@@ -221,8 +217,10 @@ pub(crate) struct EventQueue {
 /// What [`EventQueue::next`] finds.
 pub(crate) enum Next {
     Nothing,
-    /// The head is a piece of a message, and stays.
+    /// Pieces of messages, which stay; the window tells of them.
     Pieces,
+    /// The head is a piece of this connection, which is not the window's.
+    PiecesOf(u64),
     /// It was taken.
     Event,
 }
@@ -357,35 +355,24 @@ impl EventQueue {
         self.wait.notify_all();
     }
 
-    /// Takes the oldest event to `place`, unless it is a piece of a message, of which there may be more.
-    /// Its slot stays committed: [`Self::release`] it, or [`Self::put_back`] the event.
-    pub(crate) fn next(&self, place: &mut Option<Event>) -> Next {
+    /// Takes the oldest event to `place`; its slot stays committed: [`Self::release`] it, or
+    /// [`Self::put_back`] the event. If it is a piece of a message, it stays, and `window` tells of
+    /// it and those behind it: [`Self::pop_pieces`] when they were delivered.
+    pub(crate) fn next(&self, place: &mut Option<Event>, window: &mut Window) -> Next {
         let mut inner = self.inner.lock();
         if inner.answers.pop_into(place, |_| true)
             || inner.ring.pop_into(place, |head| head.piece().is_none())
         {
-            Next::Event
-        } else if inner.ring.is_empty() {
-            Next::Nothing
-        } else {
-            Next::Pieces
+            return Next::Event;
         }
-    }
-
-    /// The piece at `position`, counted from the oldest event that is no answer.
-    pub(crate) fn piece(&self, position: usize) -> Option<(Place, Piece)> {
-        match self.inner.lock().ring.get(position)? {
-            Event::Piece { receive, piece, .. } => Some((Place::Receive(*receive), *piece)),
-            Event::HeldPiece { held, piece, .. } => Some((Place::Held(held.clone()), *piece)),
-            _ => None,
+        match inner.ring.front().and_then(Event::piece) {
+            None => Next::Nothing,
+            Some((connection, _)) if window.is_of(connection) => {
+                window.fill(&inner.ring, 0);
+                Next::Pieces
+            }
+            Some((connection, _)) => Next::PiecesOf(connection),
         }
-    }
-
-    /// Takes the oldest event that is no answer, if it is a piece. Its slot stays committed.
-    pub(crate) fn pop_piece(&self) -> Option<Event> {
-        let mut inner = self.inner.lock();
-        inner.ring.front()?.piece()?;
-        inner.ring.pop()
     }
 
     /// Puts back an event that could not be delivered.
@@ -407,8 +394,7 @@ impl EventQueue {
     }
 
     pub(crate) fn len(&self) -> usize {
-        let inner = self.inner.lock();
-        inner.answers.len().saturating_add(inner.ring.len())
+        self.inner.lock().len()
     }
 
     /// Whether a quarter of the slots for commands, and for answers, is free.
@@ -492,13 +478,13 @@ impl<'a> View<'a> {
         self.0.front()
     }
 
-    /// The event at `position` from the head on; none while answers are read first.
-    pub(crate) fn get(self, position: usize) -> Option<&'a Event> {
-        if self.0.answers.is_empty() {
-            self.0.ring.get(position)
-        } else {
-            None
-        }
+    /// The stretch that [`Self::head`] begins, if that is a piece; see [`Stretch::of`].
+    pub(crate) fn stretch(self, room: u32) -> Option<Stretch> {
+        Stretch::of(&self.0.ring, room)
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
     }
 }
 
@@ -548,6 +534,10 @@ impl Inner {
     fn has_room(&self) -> bool {
         limits::has_room(self.commands, limits::commands())
             && limits::has_room(self.committed_answers, MAX_ANSWERS)
+    }
+
+    fn len(&self) -> usize {
+        self.answers.len().saturating_add(self.ring.len())
     }
 
     fn front(&self) -> Option<&Event> {

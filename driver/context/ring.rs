@@ -127,6 +127,27 @@ impl<T> Ring<T> {
         value
     }
 
+    /// Drops up to `count` of the oldest values where they stand; `last` has the last word on each,
+    /// and may take it.
+    pub(crate) fn drain(&mut self, count: usize, mut last: impl FnMut(&mut Option<T>)) {
+        let mut left = count;
+        // Up to the end of the memory, and then from its beginning on.
+        for _ in 0..2 {
+            let behind = self.slots.len().saturating_sub(self.head);
+            let now = behind.min(self.len).min(left);
+            let end = self.head.wrapping_add(now);
+            for slot in self.slots.get_mut(self.head..end).unwrap_or_default() {
+                last(slot);
+                if slot.is_some() {
+                    drop(slot.take());
+                }
+            }
+            self.head = self.slot(now);
+            self.len = self.len.wrapping_sub(now);
+            left = left.wrapping_sub(now);
+        }
+    }
+
     /// Moves the oldest value to `place`, if it is `wanted`; says whether it is.
     pub(crate) fn pop_into(
         &mut self,
@@ -142,6 +163,8 @@ impl<T> Ring<T> {
         if !slot.as_ref().is_some_and(wanted) {
             return false;
         }
+        // First, so that the value is not moved by way of a third place.
+        *place = None;
         *place = slot.take();
         self.step();
         true
@@ -163,12 +186,17 @@ impl<T> Ring<T> {
         self.slots.get_mut(self.head)?.as_mut()
     }
 
-    /// The value at `position`, counted from the oldest.
-    pub(crate) fn get(&self, position: usize) -> Option<&T> {
-        if position >= self.len {
-            return None;
-        }
-        self.slots.get(self.slot(position))?.as_ref()
+    /// The slots from `position` on, counted from the oldest value, as far as they are filled and
+    /// neighbours in memory.
+    pub(crate) fn run_from(&self, position: usize) -> &[Option<T>] {
+        let filled = self.len.saturating_sub(position);
+        let run = self.slots.get(self.slot(position)..).unwrap_or_default();
+        run.get(..filled).unwrap_or(run)
+    }
+
+    /// The values, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.len).map_while(|position| self.slots.get(self.slot(position))?.as_ref())
     }
 
     /// Moves everything into `larger`, which must be empty and hold at least as much; afterwards

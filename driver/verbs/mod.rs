@@ -36,6 +36,6 @@ pub(crate) use self::{
     dma::{total_pages, Direction, DmaBuffer, Mapping, PageList, SharedBuffer, SharedMemory},
     memory_region::{Access, MemoryRegion},
     net::{opener_uid, uid_as_seen_by, Net},
-    queue_pair::{Capacity, QueuePair, Receive},
+    queue_pair::{Capacity, QueuePair, Receive, ReceiveTable},
     user_pages::{opener_may_lock_memory, Hold, PinnedCount, UserPages},
 };

@@ -26,12 +26,83 @@ pub(crate) struct Capacity {
 }
 
 /// A receive to post: one piece of memory.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Receive {
     /// Comes back in the completion.
     pub(crate) wr_id: u64,
     /// Where the message goes.
     pub(crate) sge: Sge,
+}
+
+/// A receive as the provider reads it.
+#[derive(Default)]
+struct RawReceive {
+    request: ffi::ib_recv_wr,
+    sge: ffi::ib_sge,
+}
+
+/// Receives that are posted again and again, each into the same memory: made once, so that posting
+/// has only to link them.
+///
+/// # Invariants
+///
+/// `receives` has its final length, so that its buffer does not move; the `sg_list` of each request
+/// points to the `sge` beside it. `next` is set by posting.
+pub(crate) struct ReceiveTable {
+    receives: KVec<RawReceive>,
+}
+
+// SAFETY: The pointers inside the requests point into the table itself.
+unsafe impl Send for ReceiveTable {}
+
+impl ReceiveTable {
+    /// Makes a table of `count` receives, into no memory yet.
+    pub(crate) fn new(count: usize) -> Result<Self> {
+        let mut receives = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..count {
+            receives.push(RawReceive::default(), GFP_KERNEL_ACCOUNT)?;
+        }
+        for receive in receives.iter_mut() {
+            receive.request.sg_list = &raw mut receive.sge;
+            receive.request.num_sge = 1;
+        }
+        // INVARIANT: All are there, and were linked with their memory just now.
+        Ok(Self { receives })
+    }
+
+    /// Says what one of them receives into. It is not posted.
+    pub(crate) fn set(&mut self, index: u16, receive: &Receive) {
+        if let Some(place) = self.receives.get_mut(usize::from(index)) {
+            place.request.__bindgen_anon_1.wr_id = ManuallyDrop::new(receive.wr_id);
+            place.sge = receive.sge.to_raw();
+        }
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.receives.len().saturating_mul(size_of::<RawReceive>())
+    }
+
+    /// Links receives, and returns the first; null when there is none. It is good until the table
+    /// changes.
+    fn link(
+        &mut self,
+        indices: impl DoubleEndedIterator<Item = u16>,
+    ) -> Result<*const ffi::ib_recv_wr> {
+        let mut next: *mut ffi::ib_recv_wr = ptr::null_mut();
+        for index in indices.rev() {
+            let receive = self.receives.get_mut(usize::from(index)).ok_or(EINVAL)?;
+            receive.request.next = next;
+            next = &raw mut receive.request;
+        }
+        Ok(next)
+    }
+
+    /// The index of `request`, which is one of the table's, or null.
+    fn index(&self, request: *const ffi::ib_recv_wr) -> Option<usize> {
+        let start = self.receives.as_ptr().addr();
+        Some(request.addr().checked_sub(start)? / size_of::<RawReceive>())
+    }
 }
 
 /// Posting failed: the first `posted` are posted, and the others are not.
@@ -69,9 +140,6 @@ pub(crate) struct QueuePair {
 unsafe impl Send for QueuePair {}
 // SAFETY: As above; drivers lock each queue.
 unsafe impl Sync for QueuePair {}
-
-/// Receives posted at a time, on the stack.
-const AT_ONCE: usize = 8;
 
 impl QueuePair {
     /// Makes the queue pair of `id`, which must be on `device`. One more of each queue is made than
@@ -134,51 +202,38 @@ impl QueuePair {
         }
     }
 
-    /// Posts receives, in order.
-    pub(crate) fn post_receives(&self, receives: &[Receive]) -> Result<(), PostError> {
-        let mut posted: usize = 0;
-        for chunk in receives.chunks(AT_ONCE) {
-            if let Err(failed) = self.post_few_receives(chunk) {
-                return Err(PostError {
-                    posted: posted.saturating_add(failed.posted),
-                    error: failed.error,
-                });
-            }
-            posted = posted.saturating_add(chunk.len());
-        }
-        Ok(())
-    }
-
-    fn post_few_receives(&self, receives: &[Receive]) -> Result<(), PostError> {
-        let mut sges: [ffi::ib_sge; AT_ONCE] = Default::default();
-        let mut requests: [ffi::ib_recv_wr; AT_ONCE] = Default::default();
-        let mut next = ptr::null_mut();
-        // From the last to the first, each pointing to the one behind it. `receives` is not longer
-        // than `AT_ONCE`.
-        let slots = requests.iter_mut().zip(&mut sges).zip(receives);
-        for ((request, sge), receive) in slots.rev() {
-            *sge = receive.sge.to_raw();
-            request.next = next;
-            request.__bindgen_anon_1.wr_id = ManuallyDrop::new(receive.wr_id);
-            request.sg_list = sge;
-            request.num_sge = 1;
-            next = request;
-        }
-        if next.is_null() {
+    /// Posts receives of the table, in order and with one doorbell. None of them is posted already,
+    /// and each is named once.
+    ///
+    /// # Errors
+    ///
+    /// Those in front of the failed one are posted.
+    pub(crate) fn post_receives(
+        &self,
+        table: &mut ReceiveTable,
+        indices: impl DoubleEndedIterator<Item = u16> + Clone,
+    ) -> Result<(), PostError> {
+        let first = table
+            .link(indices.clone())
+            .map_err(|error| PostError { posted: 0, error })?;
+        if first.is_null() {
             return Ok(());
         }
         let mut bad: *const ffi::ib_recv_wr = ptr::null();
-        // SAFETY: The queue pair is valid and the list initialized; the driver copies it.
-        match to_result(unsafe { ffi::usmbd_post_recv(self.qp.as_ptr(), next, &mut bad) }) {
+        // SAFETY: The queue pair is valid and the list initialized; the driver copies it. Should one
+        // be named twice, the list has no end, but the queue has.
+        match to_result(unsafe { ffi::usmbd_post_recv(self.qp.as_ptr(), first, &mut bad) }) {
             Ok(()) => Ok(()),
-            Err(error) => Err(PostError {
-                posted: requests
-                    .iter()
-                    .take(receives.len())
-                    .position(|request| ptr::eq(request, bad))
-                    .unwrap_or(0),
-                error,
-            }),
+            Err(error) => {
+                let failed = table.index(bad);
+                let mut indices = indices;
+                Err(PostError {
+                    posted: indices
+                        .position(|index| failed == Some(usize::from(index)))
+                        .unwrap_or(0),
+                    error,
+                })
+            }
         }
     }
 

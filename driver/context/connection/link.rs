@@ -8,7 +8,7 @@ use crate::compat;
 use crate::memory::PAGES;
 use crate::verbs::{
     Capacity as QueuePairCapacity, Chain, CmOwner, CompletionQueue, ConnParam, Device, Id,
-    Incoming, Polled, QueuePair, Receive, WorkCompletion,
+    Incoming, Polled, QueuePair, ReceiveTable, WorkCompletion,
 };
 use core::mem::MaybeUninit;
 use kernel::prelude::*;
@@ -205,8 +205,10 @@ impl Link {
         // Before we connect or accept: the peer may send as soon as it has our answer, and there
         // are no retries for want of a receive.
         let handshake = connection.state.lock().receives.handshake_receive();
+        let mut table = ReceiveTable::new(1)?;
+        table.set(0, &handshake.ok_or(EINVAL)?);
         queue_pair
-            .post_receives(&[handshake.ok_or(EINVAL)?])
+            .post_receives(&mut table, 0..1)
             .map_err(|failure| failure.error)?;
         completions.arm();
         Ok(Unjoined {
@@ -241,9 +243,13 @@ impl Link {
     }
 
     /// Posts receives in order; on an error, says how many were posted before it.
-    pub(super) fn post_receives(&self, receives: &[Receive]) -> Result<(), u16> {
+    pub(super) fn post_receives(
+        &self,
+        table: &mut ReceiveTable,
+        indices: impl DoubleEndedIterator<Item = u16> + Clone,
+    ) -> Result<(), u16> {
         self.queue_pair
-            .post_receives(receives)
+            .post_receives(table, indices)
             .map_err(|failure| u16::try_from(failure.posted).unwrap_or(u16::MAX))
     }
 

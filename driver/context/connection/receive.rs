@@ -11,9 +11,10 @@ use crate::context::connection::link::WorkRequestId;
 use crate::context::timer;
 use crate::trace;
 use crate::verbs::{
-    Device, Direction, DmaBuffer, Receive, Sge, SharedBuffer, SharedMemory, WorkCompletion,
-    WorkStatus,
+    Device, Direction, DmaBuffer, Receive, ReceiveTable, Sge, SharedBuffer, SharedMemory,
+    WorkCompletion, WorkStatus,
 };
+use core::num::NonZero;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -23,28 +24,22 @@ use usmbd_engine::Received;
 /// Bytes of the receive for the Negotiate Request; [MS-SMBD] 3.1.7.2 asks for 512 at least.
 const HANDSHAKE_SIZE: usize = 512;
 
-/// Receives posted with one doorbell.
-const RECEIVES_AT_ONCE: usize = 8;
-
 /// Memory of a connection's receives, as readers of pieces see it.
 pub(crate) struct ReceiveMemory {
     chunks: KVec<Arc<SharedMemory>>,
     /// Receives in one chunk.
-    per_chunk: usize,
+    per_chunk: NonZero<u32>,
     /// Bytes of one receive.
-    size: usize,
+    size: u32,
 }
 
 impl ReceiveMemory {
     /// Room for the memory of `count` receives of `size` bytes each.
-    fn with_capacity(count: u16, size: usize) -> Result<Self> {
-        let per_chunk = PAGE_SIZE
-            .checked_div(size)
-            .filter(|n| *n > 0)
-            .ok_or(EINVAL)?;
+    fn with_capacity(count: u16, size: u32) -> Result<Self> {
+        let per_chunk = u32::try_from(PAGE_SIZE)?.checked_div(size);
         let mut memory = Self {
             chunks: KVec::new(),
-            per_chunk,
+            per_chunk: per_chunk.and_then(NonZero::new).ok_or(EINVAL)?,
             size,
         };
         let needed = memory.chunks_for(count)?;
@@ -54,30 +49,30 @@ impl ReceiveMemory {
 
     /// Chunks in which `count` receives stand.
     fn chunks_for(&self, count: u16) -> Result<usize> {
-        usize::from(count)
-            .checked_next_multiple_of(self.per_chunk)
-            .and_then(|receives| receives.checked_div(self.per_chunk))
-            .ok_or(EINVAL)
+        Ok(u32::from(count).div_ceil(self.per_chunk.get()) as usize)
     }
 
-    fn place(&self, index: u16) -> Option<(usize, usize)> {
-        let chunk = usize::from(index).checked_div(self.per_chunk)?;
-        let within = usize::from(index).checked_rem(self.per_chunk)?;
-        Some((chunk, within.checked_mul(self.size)?))
+    /// The chunk in which receive `index` stands, and where it begins there.
+    fn place(&self, index: u16) -> (usize, u32) {
+        let index = u32::from(index);
+        let (chunk, within) = (index / self.per_chunk, index % self.per_chunk);
+        // As many as `per_chunk` are not longer than a page.
+        (chunk as usize, within.wrapping_mul(self.size))
     }
 
     /// `length` bytes from `offset` on of receive `index`, which is not posted.
     pub(crate) fn bytes(&self, index: u16, offset: u32, length: u32) -> Option<&[u8]> {
-        let (chunk, start) = self.place(index)?;
+        // None of these sums wraps: they are of numbers of 32 bits.
         let (offset, length) = (offset as usize, length as usize);
-        if offset.checked_add(length)? > self.size {
+        if offset.wrapping_add(length) > self.size as usize {
             return None;
         }
-        let first = start.checked_add(offset)?;
+        let (chunk, start) = self.place(index);
+        let first = (start as usize).wrapping_add(offset);
         self.chunks
             .get(chunk)?
             .as_slice()
-            .get(first..first.checked_add(length)?)
+            .get(first..first.wrapping_add(length))
     }
 }
 
@@ -86,6 +81,8 @@ pub(super) struct ReceiveBuffers {
     /// From the last one to the first, so that what comes in front is pushed.
     chunks: KVec<SharedBuffer>,
     memory: Arc<ReceiveMemory>,
+    /// The work requests that post them.
+    table: ReceiveTable,
     count: u16,
 }
 
@@ -96,7 +93,7 @@ impl ReceiveBuffers {
     ///
     /// `ENOMEM`; `EINVAL` for a size that no chunk holds.
     pub(super) fn new(device: &Arc<Device>, count: u16, size: u32) -> Result<Self> {
-        let memory = ReceiveMemory::with_capacity(count, size as usize)?;
+        let memory = ReceiveMemory::with_capacity(count, size)?;
         Self::complete(device, count, memory)
     }
 
@@ -131,26 +128,42 @@ impl ReceiveBuffers {
                 .chunks
                 .push(chunk.memory().clone(), GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Self {
+        let mut buffers = Self {
             chunks,
             memory: Arc::new(memory, GFP_KERNEL_ACCOUNT)?,
+            table: ReceiveTable::new(count.into())?,
             count,
-        })
+        };
+        buffers.fill_table(count);
+        Ok(buffers)
+    }
+
+    /// Makes the work requests of the first `count` receives, those whose mapping is here.
+    fn fill_table(&mut self, count: u16) {
+        for index in 0..count {
+            if let Some(receive) = self.receive(index) {
+                self.table.set(index, &receive);
+            }
+        }
     }
 
     /// Puts the mappings of the first receives before the new ones'; neither moves. Needs no
     /// memory.
     fn take_over(&mut self, old: Self) {
+        let per_chunk = self.memory.per_chunk.get() as usize;
+        let taken = old.chunks.len().saturating_mul(per_chunk);
         for chunk in old.chunks {
             // There is room for all of them, see `complete`.
             let _ = self.chunks.push_within_capacity(chunk);
         }
+        self.fill_table(u16::try_from(taken).unwrap_or(u16::MAX).min(self.count));
     }
 
-    fn place(&self, index: u16) -> Option<(&SharedBuffer, usize)> {
-        let (chunk, start) = self.memory.place(index)?;
+    /// None for a mapping that is still to be taken over.
+    fn place(&self, index: u16) -> Option<(&SharedBuffer, u32)> {
+        let (chunk, start) = self.memory.place(index);
         let behind = chunk.checked_add(1)?;
-        let at = self.chunks.len().checked_sub(behind)?;
+        let at = self.memory.chunks.len().checked_sub(behind)?;
         Some((self.chunks.get(at)?, start))
     }
 
@@ -160,8 +173,8 @@ impl ReceiveBuffers {
         Some(Receive {
             wr_id: WorkRequestId::Receive(index).into(),
             sge: Sge {
-                address: chunk.address().checked_add(start as u64)?,
-                length: self.memory.size as u32,
+                address: chunk.address().checked_add(start.into())?,
+                length: self.memory.size,
                 lkey: chunk.lkey(),
             },
         })
@@ -169,7 +182,7 @@ impl ReceiveBuffers {
 
     fn sync_for_cpu(&self, index: u16) {
         if let Some((chunk, start)) = self.place(index) {
-            chunk.sync_for_cpu(start.saturating_add(self.memory.size));
+            chunk.sync_for_cpu(start.saturating_add(self.memory.size) as usize);
         }
     }
 }
@@ -248,11 +261,11 @@ impl Receives {
         } else {
             0
         };
-        let chunks = self
-            .buffers
-            .as_ref()
-            .map_or(0, |buffers| buffers.chunks.len());
-        handshake.saturating_add(chunks.saturating_mul(PAGE_SIZE))
+        let buffers = self.buffers.as_ref().map_or(0, |buffers| {
+            let chunks = buffers.chunks.len().saturating_mul(PAGE_SIZE);
+            chunks.saturating_add(buffers.table.memory())
+        });
+        handshake.saturating_add(buffers)
     }
 
     /// Nothing is posted any more: gives the mappings up, to be dropped.
@@ -328,7 +341,7 @@ impl Connection {
                 state.counters.message_bytes_received(piece.payload_length);
                 state.counters.messages_received(piece.last.into());
                 let event = Event::Piece {
-                    connection: self.clone(),
+                    connection: self.number,
                     receive: index,
                     piece,
                 };
@@ -344,7 +357,10 @@ impl Connection {
                 state.stop(Reason::NotRoutable, now);
             }
             // Nobody reads any more.
-            Received::Piece(_) | Received::Repost => state.post_receives_again(&[index], now),
+            Received::Piece(_) | Received::Repost => {
+                // What follows from it is carried out with all else of this turn.
+                state.post_receives_again(&[index], now);
+            }
             Received::Ignore => {}
         }
     }
@@ -352,21 +368,20 @@ impl Connection {
     /// The reader has copied pieces (or never will): their receives are posted again. Whether the
     /// pieces' event slots stay the connection's; else they are to be released.
     pub(crate) fn return_receives(self: &Arc<Self>, indices: &[u16]) -> bool {
-        let mut later = Later::default();
-        let keeps_slots = {
+        let (keeps_slots, is_due) = {
             let mut state = self.state.lock();
-            let now = timer::now();
             let keeps_slots = state.owner.is_some();
             if keeps_slots {
                 state.slots = state.slots.saturating_add(indices.len());
             }
-            if state.link.is_some() {
-                state.post_receives_again(indices, now);
-                self.advance(&mut state, now, &mut later);
-            }
-            keeps_slots
+            (
+                keeps_slots,
+                state.post_receives_again(indices, timer::now()),
+            )
         };
-        self.carry_out(later);
+        if is_due {
+            self.post_queued();
+        }
         keeps_slots
     }
 }
@@ -385,49 +400,37 @@ impl State {
         }
     }
 
-    /// Posts receives that were used. Counted only after they are posted, or the peer could be
-    /// granted a credit whose receive is not there yet.
-    fn post_receives_again(&mut self, indices: &[u16], now: Time) {
+    /// Posts receives that were used; whether the engine may have something to do then. Counted only
+    /// after they are posted, or the peer could be granted a credit whose receive is not there yet.
+    fn post_receives_again(&mut self, indices: &[u16], now: Time) -> bool {
         if self.link.is_none()
             || self.receives.buffers.is_none()
             || matches!(self.phase, Phase::Draining | Phase::Gone)
         {
-            return;
+            return false;
         }
         let posted = self.post_each(indices.iter().copied());
         if usize::from(posted) < indices.len() {
             self.engine
                 .handle_provider_error(engine::Reason::ProviderError, now);
-            return;
+            return true;
         }
-        self.engine.handle_receives_posted(posted, now);
+        self.engine.handle_receives_posted(posted, now)
     }
 
-    /// Posts the receives with these indices, many with one doorbell; how many, up to the first that
+    /// Posts the receives with these indices, with one doorbell; how many, up to the first that
     /// fails.
-    fn post_each(&self, mut indices: impl Iterator<Item = u16>) -> u16 {
-        let (Some(link), Some(buffers)) = (&self.link, &self.receives.buffers) else {
+    fn post_each(
+        &mut self,
+        indices: impl DoubleEndedIterator<Item = u16> + ExactSizeIterator + Clone,
+    ) -> u16 {
+        let (Some(link), Some(buffers)) = (&self.link, &mut self.receives.buffers) else {
             return 0;
         };
-        let mut posted = 0u16;
-        loop {
-            let mut batch = [Receive::default(); RECEIVES_AT_ONCE];
-            let mut count = 0u16;
-            for (place, index) in batch.iter_mut().zip(&mut indices) {
-                let Some(receive) = buffers.receive(index) else {
-                    break;
-                };
-                *place = receive;
-                count = count.saturating_add(1);
-            }
-            let receives = batch.get(..count.into()).unwrap_or_default();
-            if receives.is_empty() {
-                return posted;
-            }
-            if let Err(before) = link.post_receives(receives) {
-                return posted.saturating_add(before);
-            }
-            posted = posted.saturating_add(count);
+        let count = u16::try_from(indices.len()).unwrap_or(u16::MAX);
+        match link.post_receives(&mut buffers.table, indices) {
+            Ok(()) => count,
+            Err(before) => before,
         }
     }
 

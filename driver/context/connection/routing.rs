@@ -362,7 +362,7 @@ impl Connection {
         later: &mut Later,
     ) {
         let event = |piece| Event::HeldPiece {
-            connection: self.clone(),
+            connection: self.number,
             held: held.clone(),
             piece,
         };

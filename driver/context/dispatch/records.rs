@@ -7,9 +7,9 @@ use crate::context::event_queue::Event;
 use kernel::prelude::*;
 use usmbd_abi::event;
 use usmbd_abi::memory as layout;
-use usmbd_abi::record::Header;
+use usmbd_abi::record::{padded, Header};
 use usmbd_engine as engine;
-use zerocopy::IntoBytes;
+use zerocopy_derive::{Immutable, IntoBytes};
 
 /// Room for the record of an event, header and body, and what was encoded into it last. Its tail
 /// follows: [`tail`], or a piece's payload, which stands elsewhere.
@@ -59,30 +59,50 @@ impl Record {
 }
 
 /// Bytes of a PDU_RECEIVED before its payload.
-pub(crate) const PIECE_OVERHEAD: usize = size_of::<Header>() + size_of::<event::PduReceived>();
+pub(crate) const PIECE_OVERHEAD: usize = size_of::<PieceRecord>();
 
-/// Encodes a piece of a message, of which `payload_length` bytes follow, and whose last fragment
-/// invalidated this token. None if the record would be longer than a record can be.
-pub(crate) fn encode_piece(
-    record: &mut Record,
-    connection: u64,
-    piece: &engine::Piece,
-    payload_length: u32,
-    invalidated: Option<u32>,
-) -> Option<()> {
-    let flags = if invalidated.is_some() {
-        event::INVALIDATED
-    } else {
-        0
-    };
-    let body = event::PduReceived {
-        connection: connection.into(),
-        total: piece.message_total.into(),
-        offset: piece.message_offset.into(),
-        payload_length: payload_length.into(),
-        invalidated_token: invalidated.unwrap_or(0).into(),
-    };
-    record.set(flags, 0, &body, payload_length)
+/// The record of a PDU_RECEIVED, up to its payload.
+#[derive(Immutable, IntoBytes)]
+#[repr(C)]
+pub(crate) struct PieceRecord {
+    pub(crate) header: Header,
+    body: event::PduReceived,
+}
+
+impl PieceRecord {
+    /// A record for pieces of this connection, of which [`Self::set`] tells.
+    pub(crate) fn of(connection: u64) -> Option<Self> {
+        Some(Self {
+            header: event::header::<event::PduReceived>(0, 0, 0)?,
+            body: event::PduReceived {
+                connection: connection.into(),
+                ..Default::default()
+            },
+        })
+    }
+
+    /// Tells of a piece of a message, of which `payload_length` bytes follow, and whose last
+    /// fragment invalidated this token. None if the record would be longer than a record can be.
+    #[inline]
+    pub(crate) fn set(
+        &mut self,
+        piece: &engine::Piece,
+        payload_length: u32,
+        invalidated: Option<u32>,
+    ) -> Option<()> {
+        let overhead = u32::try_from(PIECE_OVERHEAD).ok()?;
+        self.header.length = padded(payload_length)?.checked_add(overhead)?.into();
+        self.header.flags = match invalidated {
+            Some(_) => event::INVALIDATED,
+            None => 0,
+        }
+        .into();
+        self.body.total = piece.message_total.into();
+        self.body.offset = piece.message_offset.into();
+        self.body.payload_length = payload_length.into();
+        self.body.invalidated_token = invalidated.unwrap_or(0).into();
+        Some(())
+    }
 }
 
 /// Bytes of the record of an event other than a piece. Takes no lock: the event may stand in a

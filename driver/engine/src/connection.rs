@@ -9,7 +9,8 @@
 //! 3. set its timer to [`Connection::poll_timeout`].
 //!
 //! A new message, a receive posted again and a send slot that came free are
-//! inputs too: they call for 1 again.
+//! inputs too: they call for 1 again. Receives posted again do so only if
+//! [`Connection::handle_receives_posted`] says so.
 
 mod negotiate;
 mod receive;
@@ -285,8 +286,9 @@ impl Connection {
 
     /// `count` receives are posted, whether asked for by
     /// [`Action::PostReceives`] or posted again after use. They may be granted
-    /// from now on.
-    pub fn handle_receives_posted(&mut self, count: u16, now: Time) {
+    /// from now on. Says whether there may be something to do now: receives
+    /// come back all the time, and few of them call for actions.
+    pub fn handle_receives_posted(&mut self, count: u16, now: Time) -> bool {
         self.now = now;
         self.credits.posted(count);
         if self.state == State::Posting {
@@ -295,7 +297,9 @@ impl Connection {
             } else {
                 self.finish_negotiation();
             }
+            return true;
         }
+        self.state != State::Established || self.credits.may_let_pdu_go()
     }
 
     /// The receive for the negotiation, or all of those that

@@ -165,6 +165,12 @@ impl Credits {
         }
     }
 
+    /// Whether receives that were posted just now may be what a PDU waited for:
+    /// one that grants, or one with the last send credit.
+    pub(crate) fn may_let_pdu_go(&self) -> bool {
+        self.send == 1 || self.is_grant_due()
+    }
+
     /// What can be granted so that the peer holds at most `limit` credits.
     fn grantable(&self, limit: u32) -> u16 {
         let grant = self.available.min(limit.saturating_sub(self.receive));

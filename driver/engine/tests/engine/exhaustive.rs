@@ -162,7 +162,10 @@ impl World {
                 let end = &mut self.ends[index];
                 end.held -= 1;
                 end.posted += 1;
-                end.connection.handle_receives_posted(1, now);
+                if !end.connection.handle_receives_posted(1, now) {
+                    // Nobody looks then, and it must not come to a standstill for that.
+                    return;
+                }
             }
             Step::Complete(_) => {
                 let end = &mut self.ends[index];

@@ -232,7 +232,9 @@ impl Side {
                     self.posted += count;
                     match u16::try_from(count).unwrap() {
                         0 => self.connection.handle_post_receives_failed(self.now),
-                        count => self.connection.handle_receives_posted(count, self.now),
+                        count => {
+                            self.connection.handle_receives_posted(count, self.now);
+                        }
                     }
                 }
                 Some(Action::Transmit(transmit)) => {
@@ -273,7 +275,9 @@ impl Side {
         let received = self.connection.handle_receive(pdu, invalidated, self.now);
         match received {
             Received::Ignore => {}
-            Received::Repost => self.repost(1),
+            Received::Repost => {
+                self.repost(1);
+            }
             Received::Piece(piece) => {
                 self.take(piece, pdu);
                 if self.reads {
@@ -308,17 +312,19 @@ impl Side {
         }
     }
 
-    fn repost(&mut self, count: u32) {
+    /// Whether there may be something to do then.
+    fn repost(&mut self, count: u32) -> bool {
         self.posted += count;
         self.connection
-            .handle_receives_posted(u16::try_from(count).unwrap(), self.now);
+            .handle_receives_posted(u16::try_from(count).unwrap(), self.now)
     }
 
     /// The upper layer takes `count` of the pieces that it left lying.
     pub fn read(&mut self, count: u32) {
         self.held -= count;
-        self.repost(count);
-        self.drive();
+        if self.repost(count) {
+            self.drive();
+        }
     }
 
     pub fn send(&mut self, message: Vec<u8>) {
