@@ -446,14 +446,13 @@ impl Connection {
     /// Tells on the status page of the messages among the oldest `count` work requests, which are
     /// about to be retired: once for all, and before anybody can read of one by its event.
     fn publish_completed(&self, state: &State, count: u64) {
-        let bytes = (0..count as usize)
-            .map_while(|position| state.send.posted.get(position))
-            .fold(0u64, |sum, posted| match posted {
-                Posted::Message(message) if message.command().is_some() => {
-                    sum.saturating_add(message.length().into())
-                }
-                _ => sum,
-            });
+        let oldest = state.send.posted.iter().take(count as usize);
+        let bytes = oldest.fold(0u64, |sum, posted| match posted {
+            Posted::Message(message) if message.command().is_some() => {
+                sum.saturating_add(message.length().into())
+            }
+            _ => sum,
+        });
         if bytes > 0 {
             state.publish(self.number, |page| {
                 page.bytes_completed = page.bytes_completed.get().wrapping_add(bytes).into();
