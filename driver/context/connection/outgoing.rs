@@ -96,20 +96,6 @@ impl Copied {
             .and_then(NonZeroUsize::new)
             .ok_or(EINVAL)?;
         let per_chunk = NonZeroUsize::new(PAGE_SIZE / segment).ok_or(EINVAL)?;
-        // Nearly every message is one PDU: there is nothing to cut, and nothing to divide.
-        if length <= payload.get() {
-            let bytes = DATA_HEADER.saturating_add(length);
-            let mut first = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
-            let place = first.as_mut_slice().get_mut(DATA_HEADER..);
-            fill(place.ok_or(EINVAL)?)?;
-            first.sync_for_device(bytes);
-            return Ok(Self {
-                payload,
-                per_chunk,
-                first,
-                others: KVec::new(),
-            });
-        }
         let mut left = length;
         let mut chunk = || {
             let here = left.div_ceil(payload.get()).min(per_chunk.get());
