@@ -10,6 +10,7 @@ use crate::connection::{ConnectionId, Fabric};
 use crate::events::MemoryParameters;
 use crate::sys::Mapping;
 use crate::{address, Context, EndReason, Error, Result};
+use std::borrow::Cow;
 use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -247,19 +248,8 @@ impl Shared {
 
 /// First fit of portions of at most a buffer; where a portion fits nowhere whole, pieces of it.
 fn find_runs(buffers: &[Buffer], units: usize) -> Option<Vec<Run>> {
-    // Mostly it fits as it is, and nothing has to be tried out.
-    let whole = |(index, buffer): (usize, &Buffer)| {
-        let (first, found) = buffer.find(units)?;
-        (found == units).then_some(Run {
-            buffer: index,
-            first,
-            units,
-        })
-    };
-    if let Some(run) = buffers.iter().enumerate().find_map(whole) {
-        return Some(vec![run]);
-    }
-    let mut buffers = buffers.to_vec();
+    // Copied only if more than one run is needed: mostly the first fits whole.
+    let mut buffers = Cow::Borrowed(buffers);
     let mut runs = Vec::new();
     let mut missing = units;
     while missing != 0 {
@@ -280,8 +270,10 @@ fn find_runs(buffers: &[Buffer], units: usize) -> Option<Vec<Run>> {
             }
         }
         let run = best?;
-        buffers[run.buffer].set(&run, true);
         missing -= run.units;
+        if missing != 0 {
+            buffers.to_mut()[run.buffer].set(&run, true);
+        }
         runs.push(run);
         if runs.len() > usize::from(crate::abi::command::MAX_RANGES) {
             return None;
