@@ -129,7 +129,20 @@ host_steps() {
 	steps fuzzing "$TOP/tests/fuzz/run.sh" 30
 }
 
-# debug_lane HALF: each second of its cases, from the first or the second on.
+# part LANE KREL N OF: the names of each OFth of the lane's cases, from the Nth on.
+part() {
+	# shellcheck disable=SC2086  # CASES is a list
+	LANE=$1 KREL=$2 "$VM/cases.sh" --list ${CASES:-} | sed -n "$3~$4p"
+}
+
+# stock_lane KREL N OF
+stock_lane() {
+	local names
+	mapfile -t names < <(part stock "$@")
+	[ ${#names[@]} = 0 ] || LANE=stock KREL=$1 cases "stock ${1%-amd64}" "stock-$1-$2" "${names[@]}"
+}
+
+# debug_lane N OF
 debug_lane() {
 	local names
 	say "test: debug: waiting for its kernel"
@@ -140,8 +153,7 @@ debug_lane() {
 		count debug 0 0 1
 		return
 	fi
-	# shellcheck disable=SC2086  # CASES is a list
-	mapfile -t names < <(LANE=debug "$VM/cases.sh" --list ${CASES:-} | sed -n "$1~2p")
+	mapfile -t names < <(part debug '' "$@")
 	[ ${#names[@]} = 0 ] || LANE=debug KREL='' cases debug "debug-$1" "${names[@]}"
 }
 
@@ -156,14 +168,14 @@ next_job() {
 	) 9>"$queue.lock"
 }
 
-# shellcheck disable=SC2086  # CASES is a list
 stream() {
 	local job what
 	while read -r job what < <(next_job); do
+		# shellcheck disable=SC2086  # its arguments
 		case $job in
-		stock) LANE=stock KREL=$what cases "stock ${what%-amd64}" "stock-$what" ${CASES:-} ;;
+		stock) stock_lane $what ;;
 		abi) LANE=stock KREL='' TIMEOUT=1500 QUIET=1 guest_lane "docs/abi.md by bytes" abi "$VM/run.sh" tests/raw/run.py ;;
-		debug) debug_lane "$what" ;;
+		debug) debug_lane $what ;;
 		esac
 	done
 }
@@ -179,9 +191,13 @@ debug_setup=$!
 "$VM/setup.sh" "${KERNELS[@]}"
 
 if "$VM/stage.sh"; then
-	printf 'stock %s\n' "${KERNELS[@]}" >"$queue"
-	[ -n "${CASES:-}" ] || echo abi >>"$queue"
-	printf 'debug %s\n' 1 2 >>"$queue"
+	{
+		# The default kernel has most cases.
+		printf 'stock %s 2\n' "${KERNELS[0]} 1" "${KERNELS[0]} 2"
+		printf 'stock %s 1 1\n' "${KERNELS[@]:1}"
+		[ -n "${CASES:-}" ] || echo abi
+		printf 'debug %s 2\n' 1 2
+	} >"$queue"
 	host_steps &
 	host_steps=$!
 	stream &
