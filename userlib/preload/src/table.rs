@@ -3,8 +3,8 @@
 //! Which descriptors are ours, and what is known of them in this process.
 //!
 //! A slot is empty for every descriptor that is not ours, so the test costs one load. A slot that is
-//! filled is checked by fstat() before it is believed: programs can close descriptors past us. It
-//! is emptied whenever a new descriptor of that number may come to be: by accept(), by a message
+//! filled is checked by fstat() before it is believed: programs can close descriptors past us. Only
+//! what is left of a message that is being read is handed out without that. It is emptied whenever a new descriptor of that number may come to be: by accept(), by a message
 //! that passes one, by dup(). What belongs to another process (the parent) is never touched.
 //!
 //! No lock of it can be held by another thread at a fork(): each belongs to one descriptor, and only
@@ -18,7 +18,7 @@ use crate::real;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use usmbd::Device;
 
@@ -73,6 +73,8 @@ struct Registration {
 
 struct Slot {
     process: u32,
+    /// Whether the program has read part of a message and not the rest.
+    inside: AtomicBool,
     entry: Mutex<Entry>,
 }
 
@@ -109,6 +111,7 @@ pub fn insert(fd: RawFd, kind: Kind) -> bool {
     let entry = Entry { kind, epoll: None };
     let new = Box::new(Slot {
         process: process::id(),
+        inside: AtomicBool::new(false),
         entry: Mutex::new(entry),
     });
     discard(place.swap(Box::into_raw(new), Ordering::AcqRel));
@@ -160,6 +163,19 @@ pub fn is_ours(fd: RawFd, search: bool) -> bool {
     search && adopt(fd)
 }
 
+/// Whether it is ours, for a call that reads. Who reads the length of a message and then its rest, as
+/// smbd does, pays for one fstat().
+pub fn is_ours_to_read(fd: RawFd) -> bool {
+    let found = slot(fd).map_or(ptr::null_mut(), |slot| slot.load(Ordering::Acquire));
+    if found.is_null() {
+        return false;
+    }
+    // SAFETY: what is in the table lives, and nobody closes a descriptor while using it.
+    let slot = unsafe { &*found };
+    let is_inside = slot.inside.load(Ordering::Relaxed) && slot.process == process::id();
+    is_inside || is_ours(fd, false)
+}
+
 /// Does something with what is known of a descriptor of ours.
 pub fn with<R>(fd: RawFd, act: impl FnOnce(&mut Entry) -> io::Result<R>) -> io::Result<R> {
     let bad = || io::Error::from_raw_os_error(libc::EBADF);
@@ -186,6 +202,7 @@ pub fn with<R>(fd: RawFd, act: impl FnOnce(&mut Entry) -> io::Result<R>) -> io::
     let mut entry = slot.entry.lock().unwrap_or_else(PoisonError::into_inner);
     let result = act(&mut entry);
     entry.sync(fd);
+    slot.inside.store(entry.is_inside(), Ordering::Relaxed);
     result
 }
 
@@ -279,6 +296,14 @@ impl Entry {
             wanted & !(libc::EPOLLOUT as u32)
         } else {
             wanted
+        }
+    }
+
+    /// Whether part of a message was read, and not the rest.
+    fn is_inside(&self) -> bool {
+        match &self.kind {
+            Kind::Connection(connection) => connection.is_inside(),
+            _ => false,
         }
     }
 

@@ -42,6 +42,11 @@ impl<D: Device> Connection<D> {
         }
     }
 
+    /// Whether part of a message was given, and the rest is there.
+    pub fn is_inside(&self) -> bool {
+        self.delivered != 0
+    }
+
     /// From the first message, which is ready.
     fn deliver(&mut self, to: &mut [IoSliceMut<'_>]) -> usize {
         let Some(message) = self.incoming.front() else {

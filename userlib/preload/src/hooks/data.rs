@@ -143,7 +143,7 @@ pub(super) use hook;
 // same contract with the caller, and all others are passed on as they came.
 
 hook! { read(fd: c_int, buffer: *mut c_void, count: size_t) -> ssize_t {
-    if !table::is_ours(fd, false) {
+    if !table::is_ours_to_read(fd) {
         // SAFETY: the caller's own arguments, handed on as they came.
         return unsafe { real::read(fd, buffer, count) };
     }
@@ -152,7 +152,7 @@ hook! { read(fd: c_int, buffer: *mut c_void, count: size_t) -> ssize_t {
 } }
 
 hook! { readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
-    if !table::is_ours(fd, false) {
+    if !table::is_ours_to_read(fd) {
         // SAFETY: the caller's own arguments, handed on as they came.
         return unsafe { real::readv(fd, parts, count) };
     }
@@ -161,7 +161,7 @@ hook! { readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
 } }
 
 hook! { recv(fd: c_int, buffer: *mut c_void, count: size_t, flags: c_int) -> ssize_t {
-    if !table::is_ours(fd, false) {
+    if !table::is_ours_to_read(fd) {
         // SAFETY: the caller's own arguments, handed on as they came.
         return unsafe { real::recv(fd, buffer, count, flags) };
     }
@@ -177,7 +177,7 @@ hook! { recvfrom(
     address: *mut sockaddr,
     length: *mut socklen_t
 ) -> ssize_t {
-    if !table::is_ours(fd, false) {
+    if !table::is_ours_to_read(fd) {
         // SAFETY: the caller's own arguments, handed on as they came.
         return unsafe { real::recvfrom(fd, buffer, count, flags, address, length) };
     }
@@ -190,7 +190,7 @@ hook! { recvfrom(
 } }
 
 hook! { recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
-    if message.is_null() || !table::is_ours(fd, false) {
+    if message.is_null() || !table::is_ours_to_read(fd) {
         // SAFETY: the caller's own arguments, handed on as they came.
         let result = unsafe { real::recvmsg(fd, message, flags) };
         if result >= 0 && table::is_engaged() && unsafe { (*message).msg_controllen } != 0 {
