@@ -47,8 +47,8 @@ enum Fixed {
     Long(Vec<u8>),
 }
 
-/// Enough for a LISTEN, the longest record without a list.
-const SHORT: usize = 56;
+/// Enough for every record without a list, and for a transfer of one range and one descriptor.
+const SHORT: usize = 64;
 
 impl Fixed {
     fn new() -> Self {
@@ -377,8 +377,14 @@ impl<'p> Batch<'p> {
         ranges: &[MemoryRange],
         descriptors: &[BufferDescriptorV1],
     ) -> Result<()> {
-        let lists = [ranges.as_bytes(), descriptors.as_bytes()].concat();
-        self.push_with_tail(name, quiet(is_quiet), user_data, body, &lists, &[])
+        let (ranges, descriptors) = (ranges.as_bytes(), descriptors.as_bytes());
+        let tail = u32::try_from(ranges.len() + descriptors.len())
+            .map_err(|_| Error::Refused("a record that is too long"))?;
+        let mut record = self.encode(name, quiet(is_quiet), user_data, body, tail)?;
+        record.fixed.push(ranges);
+        record.fixed.push(descriptors);
+        self.records.push_back(record);
+        Ok(())
     }
 
     /// Disconnects; messages not yet sent are dropped. Completed by

@@ -479,6 +479,9 @@ impl ConnectionStatus {
     }
 }
 
+/// The driver's writer was interrupted for ever, or it is not the driver's page.
+const RESTLESS: Error = Error::Malformed("a status page that does not come to rest");
+
 impl StatusPage {
     /// Maps the status page of `context`.
     ///
@@ -502,14 +505,33 @@ impl StatusPage {
             .map(|record| StatusSnapshot::from_record(&record))
     }
 
+    /// Of the one connection of the context: bytes of messages that were taken for sending, and bytes
+    /// of those whose sending completed. What [`snapshot`](Self::snapshot) says of them, for who
+    /// asks with each message.
+    ///
+    /// # Errors
+    ///
+    /// As of [`snapshot`](Self::snapshot).
+    pub fn bytes(&self) -> Result<(u64, u64)> {
+        const START: usize = offset_of!(Record, bytes_accepted);
+        const { assert!(offset_of!(Record, bytes_completed) == START + 8 && START % 8 == 0) };
+        let mut words = [[0; 8]; 2];
+        let sequence = offset_of!(Record, sequence);
+        if !self.mapping.copy_at_rest(sequence, START, &mut words) {
+            return Err(RESTLESS);
+        }
+        let [accepted, completed] = words.map(u64::from_le_bytes);
+        Ok((accepted, completed))
+    }
+
     /// As it stands there.
     pub(crate) fn record(&self) -> Result<Record> {
         const WORDS: usize = size_of::<Record>() / 8;
         const { assert!(size_of::<Record>() % 8 == 0) };
         let mut words = [[0; 8]; WORDS];
         let sequence = offset_of!(Record, sequence);
-        if !self.mapping.copy_at_rest(sequence, &mut words) {
-            return Err(Error::Malformed("a status page that does not come to rest"));
+        if !self.mapping.copy_at_rest(sequence, 0, &mut words) {
+            return Err(RESTLESS);
         }
         Record::read_from_bytes(words.as_flattened())
             .map_err(|_| Error::Malformed("a status page of another size"))

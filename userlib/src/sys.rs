@@ -287,13 +287,14 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
     }
 
-    /// Copies the start of the page into `to` between two equal even values of the word at
-    /// `sequence` (a byte offset, a multiple of 4). `false` if the page does not come to rest.
-    pub(crate) fn copy_at_rest(&self, sequence: usize, to: &mut [[u8; 8]]) -> bool {
+    /// Copies from `start` into `to` between two equal even values of the word at `sequence` (byte
+    /// offsets, multiples of 8 and 4). `false` if the page does not come to rest.
+    pub(crate) fn copy_at_rest(&self, sequence: usize, start: usize, to: &mut [[u8; 8]]) -> bool {
         let sequence = self.pointer(sequence, 4).cast::<AtomicU32>();
         // SAFETY: mapped as long as `self` lives; pages are aligned. Loads do not write.
         let sequence = unsafe { sequence.as_ref() };
-        let words = self.pointer(0, size_of_val(to)).cast::<AtomicU64>();
+        let words = self.pointer(start, size_of_val(to)).cast::<AtomicU64>();
+        assert!(words.is_aligned(), "{start} is no multiple of 8");
         // SAFETY: as above; so many words are inside.
         let words = unsafe { NonNull::slice_from_raw_parts(words, to.len()).as_ref() };
         for attempt in 0..100_000 {

@@ -185,13 +185,13 @@ fn the_status_page_is_read_at_rest() {
     assert!(connection.reason.unwrap().is_orderly());
     assert_eq!(connection.bytes_unsent(), 60);
     assert_eq!(connection.peer, None);
+    assert_eq!(page.bytes().unwrap(), (100, 40));
 
     record.sequence = 7.into();
     put(&record);
-    assert!(
-        page.snapshot().is_err(),
-        "it is being changed and never comes to rest"
-    );
+    let changing = "it is being changed and never comes to rest";
+    assert!(page.snapshot().is_err(), "{changing}");
+    assert!(page.bytes().is_err(), "{changing}");
     record.sequence = 8.into();
     record.state = 0.into();
     put(&record);

@@ -22,6 +22,8 @@ pub trait Device {
     fn wait(&self, interest: Interest, timeout: Option<Duration>) -> Result<Readiness>;
     /// The status page's view of the connection.
     fn status(&self) -> Result<Option<ConnectionStatus>>;
+    /// Of the connection: bytes of messages taken for sending, and of those sent.
+    fn bytes(&self) -> Result<(u64, u64)>;
     /// The registration area, mapped at the first call.
     fn area(&mut self) -> Result<Area>;
     /// Whether the area keeps this context alive beyond its descriptor.
@@ -90,6 +92,10 @@ impl Device for Descriptor {
 
     fn status(&self) -> Result<Option<ConnectionStatus>> {
         Ok(self.status.snapshot()?.connection)
+    }
+
+    fn bytes(&self) -> Result<(u64, u64)> {
+        self.status.bytes()
     }
 
     fn area(&mut self) -> Result<Area> {

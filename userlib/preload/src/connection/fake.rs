@@ -252,6 +252,10 @@ impl Device for Script {
         }))
     }
 
+    fn bytes(&self) -> Result<(u64, u64)> {
+        Ok((self.0.accepted.get(), self.0.completed.get()))
+    }
+
     fn area(&mut self) -> Result<Area> {
         Ok(self.0.area.clone())
     }

@@ -172,7 +172,10 @@ impl<D: Device> Connection<D> {
     /// Bytes that smbd sent and the peer has not acknowledged: TIOCOUTQ.
     pub fn bytes_unsent(&self) -> u64 {
         let waiting = self.unsent.as_ref().map_or(0, Unsent::length) as u64;
-        self.status().map_or(0, |status| status.bytes_unsent()) + waiting
+        let sent = self.device.bytes();
+        sent.map_or(0, |(accepted, completed)| {
+            accepted.saturating_sub(completed)
+        }) + waiting
     }
 
     /// The error that SO_ERROR tells; zero while there is none.

@@ -53,9 +53,10 @@ impl<D: Device> Connection<D> {
         }
         let stream = Gather::new(parts.iter().copied());
         if self.partial.is_empty() && stream.len() >= PREFIX {
-            let end = PREFIX + length_of(&stream.copy(0..PREFIX));
+            let prefix = stream.at::<[u8; PREFIX]>(0).unwrap_or_default();
+            let end = PREFIX + length_of(&prefix);
             if stream.len() >= end {
-                self.send_record(&Gather::new(stream.parts(0..end)), wait)?;
+                self.send_record(&stream, end, wait)?;
                 return Ok(end);
             }
         }
@@ -75,7 +76,8 @@ impl<D: Device> Connection<D> {
             partial.extend(stream.copy(prefix..prefix + more));
             taken += more;
             if more == missing {
-                let result = self.send_record(&Gather::new([&partial[..]]), wait);
+                let record = Gather::new([&partial[..]]);
+                let result = self.send_record(&record, record.len(), wait);
                 if result.is_err() {
                     partial.truncate(before);
                     self.partial = partial;
@@ -87,13 +89,13 @@ impl<D: Device> Connection<D> {
         Ok(taken)
     }
 
-    /// A whole record with its prefix.
-    fn send_record(&mut self, record: &Gather<'_>, wait: bool) -> io::Result<()> {
-        if record.parts(0..1).any(|first| first[0] != 0) {
+    /// The record that ends at `end`, with its prefix.
+    fn send_record(&mut self, stream: &Gather<'_>, end: usize, wait: bool) -> io::Result<()> {
+        if stream.parts(0..1).any(|first| first[0] != 0) {
             // A session response or keepalive of NetBIOS: SMB Direct has none of these.
             return Ok(());
         }
-        let message = Gather::new(record.parts(PREFIX..record.len()));
+        let message = Gather::new(stream.parts(PREFIX..end));
         if message.is_empty() {
             return Ok(());
         }
@@ -202,7 +204,7 @@ impl<D: Device> Connection<D> {
 
     /// Data by RDMA, and the message behind it, in one write().
     fn send_placed(&mut self, message: &Gather<'_>, reply: &Reply) -> io::Result<Sent> {
-        let mut leases = Vec::new();
+        let mut leases = Vec::with_capacity(reply.placements.len());
         for placement in &reply.placements {
             match self.lease(placement.data.len()) {
                 Ok(Some(lease)) => leases.push(lease),
@@ -217,7 +219,7 @@ impl<D: Device> Connection<D> {
             }
         }
         let mut batch = Batch::new();
-        let mut flights = Vec::new();
+        let mut flights = Vec::with_capacity(reply.placements.len());
         let area = self.device.area().ok();
         for (placement, lease) in reply.placements.iter().zip(leases) {
             let mut at = 0;
@@ -262,7 +264,9 @@ impl<D: Device> Connection<D> {
         for segment in &reply.segments {
             match segment {
                 Segment::Bytes(bytes) => rest.extend_from_slice(bytes),
-                Segment::Original(range) => rest.extend(message.copy(range.clone())),
+                Segment::Original(range) => message
+                    .parts(range.clone())
+                    .for_each(|part| rest.extend_from_slice(part)),
                 Segment::Data(_) | Segment::Zeros(_) => (),
             }
         }
@@ -301,9 +305,13 @@ impl<D: Device> Connection<D> {
                 }
             }
         }
+        if unsent.flights.is_empty() {
+            return;
+        }
         let done_at = self
-            .status()
-            .map_or(u64::MAX, |status| status.bytes_accepted);
+            .device
+            .bytes()
+            .map_or(u64::MAX, |(accepted, _)| accepted);
         for mut flight in unsent.flights {
             flight.done_at = done_at;
             self.flights.push_back(flight);
@@ -315,12 +323,12 @@ impl<D: Device> Connection<D> {
         if self.flights.is_empty() {
             return;
         }
-        let Ok(status) = self.status() else {
+        let Ok((_, completed)) = self.device.bytes() else {
             return;
         };
         let leased = &mut self.leased;
         self.flights.retain(|flight| {
-            let is_over = flight.done_at <= status.bytes_completed;
+            let is_over = flight.done_at <= completed;
             if is_over {
                 *leased -= flight.lease.len();
             }

@@ -133,14 +133,15 @@ impl Rewriter {
 
     fn insert(&mut self, message_id: u64, pending: Pending) -> Result<(), Refused> {
         let descriptors = pending.descriptors();
-        self.remove(message_id);
         if self.pending.len() >= MAX_PENDING
             || self.descriptors + descriptors > MAX_PENDING_DESCRIPTORS
         {
             return Err(Refused::TooManyRequests);
         }
         self.descriptors += descriptors;
-        self.pending.insert(message_id, pending);
+        if let Some(replaced) = self.pending.insert(message_id, pending) {
+            self.descriptors -= replaced.descriptors();
+        }
         Ok(())
     }
 

@@ -20,11 +20,16 @@ pub struct Gather<'a> {
 impl<'a> Gather<'a> {
     /// From pieces in order; empty ones are allowed.
     pub fn new(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let parts: Vec<&[u8]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        Self {
-            length: parts.iter().map(|part| part.len()).sum(),
-            parts,
+        let parts = parts.into_iter();
+        let mut gather = Self {
+            parts: Vec::with_capacity(parts.size_hint().1.unwrap_or_default()),
+            length: 0,
+        };
+        for part in parts.filter(|part| !part.is_empty()) {
+            gather.length += part.len();
+            gather.parts.push(part);
         }
+        gather
     }
 
     /// Bytes.
@@ -56,7 +61,8 @@ impl<'a> Gather<'a> {
         bytes
     }
 
-    fn at<T: FromBytes + IntoBytes>(&self, offset: usize) -> Option<T> {
+    /// A value that stands at `offset`; `None` if it is not all there.
+    pub fn at<T: FromBytes + IntoBytes>(&self, offset: usize) -> Option<T> {
         let mut value = T::new_zeroed();
         let mut room = value.as_mut_bytes();
         let end = offset
@@ -132,7 +138,7 @@ impl Rewriter {
             return Ok(reply);
         };
         let is_signed = elements.iter().any(|(_, header)| header.is_signed());
-        let mut segments = Vec::new();
+        let mut segments = Vec::with_capacity(elements.len());
         let mut length = 0;
         for (range, header) in &elements {
             let mut push = |segment, bytes: usize| {
@@ -252,7 +258,7 @@ fn place(
 
 /// The elements of a message of smbd's; `None` if it is not made of SMB2 responses.
 fn elements(message: &Gather<'_>) -> Option<Vec<(Range<usize>, Header)>> {
-    let mut elements = Vec::new();
+    let mut elements = Vec::with_capacity(1);
     let mut start = 0;
     loop {
         let header = message.at::<Header>(start)?;

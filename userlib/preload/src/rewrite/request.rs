@@ -249,7 +249,7 @@ impl Request {
 /// The elements of a message; `None` if it is not made of whole SMB2 requests: then smbd knows what
 /// to say about it.
 fn elements(message: &[u8]) -> Option<Vec<Element>> {
-    let mut elements = Vec::new();
+    let mut elements = Vec::with_capacity(1);
     let mut start = 0;
     loop {
         let header = at::<Header>(message, start)?;
