@@ -55,6 +55,8 @@ pub struct State {
     due: HashMap<u64, u16>,
     /// Of those that need not have an event.
     optional: HashSet<u64>,
+    /// Of headers that are not ours: see [`Context::tolerate`].
+    misread: HashSet<u64>,
     /// Where a message of a connection stands: its length, and bytes so far.
     messages: HashMap<u64, (u32, u32)>,
     /// Connections whose DISCONNECTED was read.
@@ -118,6 +120,13 @@ impl Context {
         } else {
             state.optional.insert(user_data);
         }
+    }
+
+    /// Where a record is cut short, the driver reads a header that begins in it and ends in the next
+    /// one. It may be valid: of a NOP cut in its middle before another NOP it is, and each time with
+    /// the same `user_data`.
+    pub fn tolerate(&self, user_data: u64) {
+        self.state.lock().unwrap().misread.insert(user_data);
     }
 
     /// It was not accepted.
@@ -205,7 +214,9 @@ impl Context {
         let user_data = header.user_data.get();
         let mut state = self.state.lock().unwrap();
         // A wild record of ours may look like a child's.
-        let known = state.due.remove(&user_data).is_some() || state.optional.remove(&user_data);
+        let known = state.due.remove(&user_data).is_some()
+            || state.optional.remove(&user_data)
+            || state.misread.contains(&user_data);
         if !known && user_data != 0 && user_data & CHILD == 0 {
             return Err(format!(
                 "an event of no command, or its second one: {header:?} {event:?}"
