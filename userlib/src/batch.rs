@@ -330,7 +330,14 @@ impl<'p> Batch<'p> {
             .ok_or(Error::Refused("a message has 1 byte to 16 MiB"))?;
         let (flags, body) = options.to_record(connection, payload_length);
         let flags = flags | command::RANGES;
-        self.push_with_tail("SEND_PDU", flags, user_data, body, ranges.as_bytes(), &[])
+        self.push_with_tail(
+            "SEND_PDU",
+            flags,
+            user_data,
+            body,
+            &[ranges.as_bytes()],
+            &[],
+        )
     }
 
     /// Reads the peer's memory (`descriptors`) into ours (`ranges`), as many bytes as the ranges
@@ -377,14 +384,8 @@ impl<'p> Batch<'p> {
         ranges: &[MemoryRange],
         descriptors: &[BufferDescriptorV1],
     ) -> Result<()> {
-        let (ranges, descriptors) = (ranges.as_bytes(), descriptors.as_bytes());
-        let tail = u32::try_from(ranges.len() + descriptors.len())
-            .map_err(|_| Error::Refused("a record that is too long"))?;
-        let mut record = self.encode(name, quiet(is_quiet), user_data, body, tail)?;
-        record.fixed.push(ranges);
-        record.fixed.push(descriptors);
-        self.records.push_back(record);
-        Ok(())
+        let lists = [ranges.as_bytes(), descriptors.as_bytes()];
+        self.push_with_tail(name, quiet(is_quiet), user_data, body, &lists, &[])
     }
 
     /// Disconnects; messages not yet sent are dropped. Completed by
@@ -395,20 +396,21 @@ impl<'p> Batch<'p> {
         self.push("DISCONNECT", 0, user_data, body)
     }
 
-    /// A record with `list` and `payload` behind its body.
+    /// A record with `lists` and `payload` behind its body.
     pub(crate) fn push_with_tail<B: Body>(
         &mut self,
         name: &'static str,
         flags: u16,
         user_data: u64,
         body: B,
-        list: &[u8],
+        lists: &[&[u8]],
         payload: &'p [u8],
     ) -> Result<()> {
-        let tail = u32::try_from(list.len() + payload.len())
+        let listed: usize = lists.iter().map(|list| list.len()).sum();
+        let tail = u32::try_from(listed + payload.len())
             .map_err(|_| Error::Refused("a record that is too long"))?;
         let mut record = self.encode(name, flags, user_data, body, tail)?;
-        record.fixed.push(list);
+        lists.iter().for_each(|list| record.fixed.push(list));
         if !payload.is_empty() {
             record.payload = Payload::One(payload);
         }

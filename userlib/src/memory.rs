@@ -479,9 +479,6 @@ impl ConnectionStatus {
     }
 }
 
-/// The driver's writer was interrupted for ever, or it is not the driver's page.
-const RESTLESS: Error = Error::Malformed("a status page that does not come to rest");
-
 impl StatusPage {
     /// Maps the status page of `context`.
     ///
@@ -515,12 +512,7 @@ impl StatusPage {
     pub fn bytes(&self) -> Result<(u64, u64)> {
         const START: usize = offset_of!(Record, bytes_accepted);
         const { assert!(offset_of!(Record, bytes_completed) == START + 8 && START % 8 == 0) };
-        let mut words = [[0; 8]; 2];
-        let sequence = offset_of!(Record, sequence);
-        if !self.mapping.copy_at_rest(sequence, START, &mut words) {
-            return Err(RESTLESS);
-        }
-        let [accepted, completed] = words.map(u64::from_le_bytes);
+        let [accepted, completed] = self.at_rest(START)?.map(u64::from_le_bytes);
         Ok((accepted, completed))
     }
 
@@ -528,13 +520,20 @@ impl StatusPage {
     pub(crate) fn record(&self) -> Result<Record> {
         const WORDS: usize = size_of::<Record>() / 8;
         const { assert!(size_of::<Record>() % 8 == 0) };
-        let mut words = [[0; 8]; WORDS];
-        let sequence = offset_of!(Record, sequence);
-        if !self.mapping.copy_at_rest(sequence, 0, &mut words) {
-            return Err(RESTLESS);
-        }
+        let words: [_; WORDS] = self.at_rest(0)?;
         Record::read_from_bytes(words.as_flattened())
             .map_err(|_| Error::Malformed("a status page of another size"))
+    }
+
+    /// Words from `start` on, none of them from the midst of a change.
+    fn at_rest<const N: usize>(&self, start: usize) -> Result<[[u8; 8]; N]> {
+        let mut words = [[0; 8]; N];
+        let sequence = offset_of!(Record, sequence);
+        if self.mapping.copy_at_rest(sequence, start, &mut words) {
+            Ok(words)
+        } else {
+            Err(Error::Malformed("a status page that does not come to rest"))
+        }
     }
 }
 

@@ -184,7 +184,7 @@ impl<'p> Batch<'p> {
             ..Default::default()
         };
         let list = presumptions.as_bytes();
-        self.push_with_tail("SET_NEGOTIATE_TEMPLATE", 0, 0, body, list, response)
+        self.push_with_tail("SET_NEGOTIATE_TEMPLATE", 0, 0, body, &[list], response)
     }
 
     /// Removes a template; there need not be one.

@@ -4,8 +4,9 @@
 //!
 //! A slot is empty for every descriptor that is not ours, so the test costs one load. A slot that is
 //! filled is checked by fstat() before it is believed: programs can close descriptors past us. Only
-//! what is left of a message that is being read is handed out without that. It is emptied whenever a new descriptor of that number may come to be: by accept(), by a message
-//! that passes one, by dup(). What belongs to another process (the parent) is never touched.
+//! what is left of a message that is being read is handed out without that. It is emptied whenever
+//! a new descriptor of that number may come to be: by accept(), by a message that passes one, by
+//! dup(). What belongs to another process (the parent) is never touched.
 //!
 //! No lock of it can be held by another thread at a fork(): each belongs to one descriptor, and only
 //! the thread that serves a connection uses its descriptor.
