@@ -32,6 +32,11 @@ errors! {
     ETIMEDOUT
 }
 
+/// That a mapping was asked for as a shared one. 7.2's `flags::MAYSHARE` is VM_MAYEXEC, by a slip of its
+/// rust/bindings/bindings_helper.h.
+pub(crate) const VM_MAYSHARE: kernel::mm::virt::vm_flags_t =
+    1 << kernel::bindings::VMA_MAYSHARE_BIT;
+
 /// Flags of files, reads and writes, and poll, which the kernel crate's bindings lack.
 pub(crate) use crate::verbs::ffi::{
     USMBD_EPOLLERR as EPOLLERR, USMBD_EPOLLHUP as EPOLLHUP, USMBD_EPOLLIN as EPOLLIN,

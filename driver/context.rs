@@ -37,6 +37,7 @@ use listener::{ListenRequest, Listener};
 use route::{Claims, Template};
 use stats::{Counters, STATISTICS};
 use usmbd_abi::command::MAX_TEMPLATES;
+use usmbd_abi::memory as layout;
 use usmbd_abi::status::Reason;
 use usmbd_engine::Parameters;
 
@@ -82,7 +83,8 @@ struct Inner {
     listeners: KVec<Arc<Listener>>,
     next_listener: u32,
     connectors: KVec<Arc<Connector>>,
-    /// Why the context's only connection ended, once that was read.
+    /// Why the context's only connection ended, once that was read; what it says is so while there is
+    /// no other one.
     ended: Option<Reason>,
     /// What the connections counted whose end was read.
     past: Counters,
@@ -339,7 +341,6 @@ impl Context {
             drop(node);
             return Err(EBADF);
         }
-        inner.ended = None;
         inner.count = inner.count.saturating_add(1);
         inner.connections.insert(node);
         let count = inner.count;
@@ -353,22 +354,33 @@ impl Context {
     /// Lets a connection go whose end was read, for this reason, or that was never established here.
     pub(crate) fn forget(&self, connection: &Connection, reason: Option<Reason>) {
         let counters = connection.counters();
-        let (node, count) = {
+        let (node, count, last) = {
             let mut inner = self.inner.lock();
             let node = inner.connections.remove_node(&connection.number());
             if node.is_some() {
                 inner.count = inner.count.saturating_sub(1);
                 if reason.is_some() {
                     inner.past.include(&counters);
-                }
-                if inner.count == 0 && !self.expects_more(&inner) {
-                    inner.ended = reason;
+                    let is_end = inner.count == 0 && !self.expects_more(&inner);
+                    inner.ended = reason.filter(|_| is_end);
                 }
                 self.only.store(inner.only(), Relaxed);
             }
-            (node, inner.count)
+            let last = inner
+                .connections
+                .cursor_front()
+                .filter(|_| inner.count == 1);
+            let last = last.map(|front| front.current().1.clone());
+            (node, inner.count, last)
         };
         drop(node);
+        if let Some(last) = last {
+            last.publish_alone(self);
+        }
+        if reason.is_none() {
+            // With one more connection on its way in, poll() may have said otherwise.
+            self.queue.wake();
+        }
         self.status_page
             .update(|page| page.connections = (count as u32).into());
     }
@@ -378,9 +390,12 @@ impl Context {
         !inner.listeners.is_empty() || self.has_claims()
     }
 
-    /// Whether this is the context's only connection, so that the status page is about it.
-    pub(crate) fn is_only(&self, number: u64) -> bool {
-        self.only.load(Relaxed) == number
+    /// Changes the status page on behalf of a connection, if it is the context's only one, so that the
+    /// page is about it.
+    pub(crate) fn publish(&self, connection: u64, change: impl FnOnce(&mut layout::StatusPage)) {
+        if self.only.load(Relaxed) == connection {
+            self.status_page.update(change);
+        }
     }
 
     /// Listens. The bind runs in a work item, since rdma_bind_addr() asks the capabilities of the
@@ -442,7 +457,9 @@ impl Context {
             if more {
                 (false, None, connecting)
             } else {
-                (inner.count == 1, inner.ended, connecting)
+                // Who asks for a connection waits for one.
+                let ended = inner.ended.filter(|_| inner.count == 0 && !connecting);
+                (inner.count == 1, ended, connecting)
             }
         };
         let head_is_end = self

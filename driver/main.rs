@@ -58,7 +58,7 @@ module! {
         },
         context_events: u32 {
             default: 1048576,
-            description: "Events of one context that are queued or due",
+            description: "Events of one context's connections that are queued or due",
         },
         context_commands: u32 {
             default: 65536,
@@ -142,14 +142,20 @@ impl kernel::Module for Usmbd {
         let statistics = directory.read_callback_file(c"statistics", (), &stats::show);
         let connections = directory.read_callback_file(c"connections", (), &registry::show);
         let memory = directory.read_callback_file(c"memory", (), &memory::show);
+        let statistics = KBox::pin_init(statistics, GFP_KERNEL)?;
+        let connections = KBox::pin_init(connections, GFP_KERNEL)?;
+        let memory = KBox::pin_init(memory, GFP_KERNEL)?;
+        // Last: it can be opened at once, and a module whose init fails goes in spite of that.
+        #[cfg(usmbd_ioctl)]
+        let ioctl_device = CharDevice::register_as(c"usmbd_ioctl", Some(ioctl::ioctl))?;
         let device = CharDevice::register()?;
         Ok(Self {
             _device: device,
             #[cfg(usmbd_ioctl)]
-            _ioctl_device: CharDevice::register_as(c"usmbd_ioctl", Some(ioctl::ioctl))?,
-            _statistics: KBox::pin_init(statistics, GFP_KERNEL)?,
-            _connections: KBox::pin_init(connections, GFP_KERNEL)?,
-            _memory: KBox::pin_init(memory, GFP_KERNEL)?,
+            _ioctl_device: ioctl_device,
+            _statistics: statistics,
+            _connections: connections,
+            _memory: memory,
             _client: client,
             _queue: queue,
         })

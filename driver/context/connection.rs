@@ -19,6 +19,7 @@ mod receive;
 mod routing;
 mod send;
 mod serve;
+mod settle;
 mod state;
 mod transfer;
 
@@ -33,7 +34,7 @@ use crate::verbs::{
 };
 use crate::{module, workqueue};
 use kernel::prelude::*;
-use kernel::sync::{new_condvar, new_spinlock, Arc, ArcBorrow, CondVar, SpinLock};
+use kernel::sync::{new_condvar, new_spinlock, Arc, ArcBorrow, CondVar, SetOnce, SpinLock};
 use kernel::time::msecs_to_jiffies;
 use kernel::workqueue::{
     impl_has_delayed_work, impl_has_work, new_delayed_work, new_work, DelayedWork, Work, WorkItem,
@@ -73,6 +74,10 @@ pub(crate) struct Connection {
     fabric: Fabric,
     local: SocketAddr,
     peer: SocketAddr,
+    role: Role,
+    /// What negotiation made of the parameters, once a context has it. But for `receive_credit_target`
+    /// that does not change.
+    negotiated: SetOnce<engine::Negotiated>,
     #[pin]
     state: SpinLock<State>,
     /// Writers that wait for room in the send queue.
@@ -158,6 +163,8 @@ impl Connection {
                 local,
                 peer,
                 device,
+                role: state.engine.role(),
+                negotiated: SetOnce::new(),
                 state <- new_spinlock!(state, "usmbd_connection"),
                 room <- new_condvar!("usmbd_send_room"),
                 work <- new_work!("usmbd_connection"),
@@ -296,7 +303,7 @@ impl Connection {
                 engine::Event::NegotiateReceived => later.requested = true,
                 // Nobody has it yet.
                 engine::Event::Established(_) if state.phase == Phase::Routing => {}
-                engine::Event::Established(_) if state.engine.role() == Role::Active => {
+                engine::Event::Established(_) if self.role == Role::Active => {
                     self.tell_connected(state, now, later);
                 }
                 engine::Event::Established(_) => self.tell_accepted(state, Status::Ok, later),

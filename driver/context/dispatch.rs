@@ -143,7 +143,7 @@ pub(crate) fn command(
             let connection = context.connection(body.connection.get()).ok_or(ENOENT)?;
             // What was written in front of it takes effect in front of it.
             plug.pull();
-            connection.disconnect_by_command(user_data)
+            connection.disconnect_by_command(context, user_data)
         }
         Command::SetNegotiateTemplate(body) => {
             context.set_template(body.template.get(), template(body, tail)?);

@@ -273,9 +273,10 @@ impl EventQueue {
     #[cold]
     fn reserve_in_larger(&self, count: usize, of: SlotOf, needed: usize) -> Result {
         let mut needed = needed;
+        let most = limits::events().saturating_add(limits::commands());
         loop {
             let capacity = needed.checked_next_power_of_two().ok_or(ENOMEM)?;
-            let mut larger = Ring::with_capacity(capacity.max(32))?;
+            let mut larger = Ring::with_capacity(capacity.max(32).min(most))?;
             let mut inner = self.inner.lock();
             if inner.ring.capacity() < larger.capacity() {
                 inner.ring.grow_into(&mut larger);
@@ -375,7 +376,8 @@ impl EventQueue {
         }
     }
 
-    /// Puts back an event that could not be delivered.
+    /// Puts back an event that could not be delivered. Who polled meanwhile found nothing, and is
+    /// told.
     pub(crate) fn put_back(&self, event: Event) {
         let refused = {
             let mut inner = self.inner.lock();
@@ -383,6 +385,7 @@ impl EventQueue {
             inner.ring_of(&event).push_front(event).err()
         };
         drop(refused);
+        self.wake();
     }
 
     /// Looks at the queued events, under the queue's lock: `look` must be short and take no other
@@ -506,18 +509,25 @@ impl Inner {
             self.committed_answers = needed;
             return Ok(Reserved::Yes);
         }
-        let needed = self.committed.saturating_add(count);
-        let commands = self.commands.saturating_add(count);
-        if needed > limits::events() || (of == SlotOf::Command && commands > limits::commands()) {
+        // Neither takes the other's: with all connections there, commands are what one wants.
+        let (used, limit) = match of {
+            SlotOf::Command => (self.commands, limits::commands()),
+            _ => (
+                self.committed.saturating_sub(self.commands),
+                limits::events(),
+            ),
+        };
+        if used.saturating_add(count) > limit {
             return Err(EAGAIN);
         }
+        let needed = self.committed.saturating_add(count);
         if needed > self.ring.capacity() {
             return Ok(Reserved::NeedsSlots(needed));
         }
         // INVARIANT: Compared with the capacity just now.
         self.committed = needed;
         if of == SlotOf::Command {
-            self.commands = commands;
+            self.commands = self.commands.saturating_add(count);
         }
         Ok(Reserved::Yes)
     }

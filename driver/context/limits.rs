@@ -25,9 +25,9 @@ const LEAST_COMMAND_KIB: u32 = 128;
 pub(crate) struct Settings {
     /// Connections of a listener, accepted or not; zero for one for each MiB of memory.
     pub(crate) connections: u32,
-    /// Events of a context that are queued or due.
+    /// Events of a context's connections and listeners that are queued or due.
     pub(crate) events: u32,
-    /// Of these, those of commands.
+    /// Those of commands, which come on top.
     pub(crate) commands: u32,
     /// KiB of lists of transfers under way, of a context.
     pub(crate) command_kib: u32,
@@ -58,13 +58,13 @@ pub(crate) fn set(settings: &Settings) {
     COMMAND_BYTES.store(command_kib.saturating_mul(1 << 10), Relaxed);
 }
 
-/// Events of a context, for whatever cause.
+/// Slots that connections and listeners of one context can have committed.
 pub(crate) fn events() -> usize {
     EVENTS.load(Relaxed)
 }
 
 /// Slots that commands of one context can have committed: a flood of commands whose events nobody
-/// reads must not take the slots that connections live on.
+/// reads must not take the slots that connections live on, nor many connections those of commands.
 pub(crate) fn commands() -> usize {
     COMMANDS.load(Relaxed)
 }

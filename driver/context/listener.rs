@@ -193,11 +193,9 @@ impl Listener {
             status,
             listener,
         };
-        let made = self.make_places().and_then(|places| {
-            LISTENERS.lock().push(self.clone(), GFP_KERNEL)?;
-            Ok(places)
-        });
-        match made {
+        // First, or it misses a device that comes meanwhile.
+        let found = LISTENERS.lock().push(self.clone(), GFP_KERNEL);
+        match found.map_err(Error::from).and_then(|()| self.make_places()) {
             Ok(places) => {
                 // Under the lock, so that nothing of this listener comes behind LISTENER_CLOSED.
                 self.context.post(listening(Status::Ok, self.number));
@@ -207,7 +205,8 @@ impl Listener {
             Err(error) => {
                 *ids = Ids::Closed;
                 drop(ids);
-                self.end_notice();
+                // Some addresses may have been listened on for a moment.
+                self.withdraw();
                 // The context's reference; ours goes when the work item returns.
                 drop(self.context.take_listener(self.number));
                 self.context.post(listening(status_of(error), 0));
@@ -413,6 +412,12 @@ impl Listener {
         let ids = core::mem::replace(&mut *self.ids.lock(), Ids::Closed);
         // Unlocked: destroying an id waits for its handler.
         drop(ids);
+        self.withdraw();
+    }
+
+    /// Its ids are gone: so are, now, its place in the table and the connections that nobody has
+    /// accepted.
+    fn withdraw(self: &Arc<Self>) {
         let own = {
             let mut listeners = LISTENERS.lock();
             let at = listeners

@@ -85,8 +85,11 @@ impl WorkItem for Area {
 
     fn run(this: Arc<Area>) {
         this.give_back();
-        if this.is_mapped() {
-            workqueue::rearm::<_, 0>(this, look_after());
+        // Armed and cancelled under the lock: whoever unmaps last leaves nothing that is armed, and
+        // need not wait for this.
+        let inner = this.inner.lock();
+        if inner.mappings > 0 {
+            workqueue::rearm::<_, 0>(this.clone(), look_after());
         }
     }
 }
@@ -139,11 +142,6 @@ impl Area {
     /// Whether it is the calling process's.
     pub(super) fn is_current(&self) -> bool {
         current_mm().is_some_and(|mm| self.is_of(&mm))
-    }
-
-    /// Whether a process has it mapped.
-    pub(super) fn is_mapped(&self) -> bool {
-        self.inner.lock().mappings > 0
     }
 
     /// Buffers that have memory.
@@ -243,12 +241,9 @@ impl Area {
     }
 
     fn mapped(self: &Arc<Self>) {
-        let first = {
-            let mut inner = self.inner.lock();
-            inner.mappings = inner.mappings.saturating_add(1);
-            inner.mappings == 1
-        };
-        if first {
+        let mut inner = self.inner.lock();
+        inner.mappings = inner.mappings.saturating_add(1);
+        if inner.mappings == 1 {
             workqueue::rearm::<_, 0>(self.clone(), look_after());
         }
     }
@@ -258,15 +253,16 @@ impl Area {
     /// The caller holds the lock of the process's mappings, or the process is gone: no mapping
     /// begins meanwhile.
     fn unmapped(self: &Arc<Self>) {
-        let last = {
+        {
             let mut inner = self.inner.lock();
             inner.mappings = inner.mappings.saturating_sub(1);
-            inner.mappings == 0
-        };
-        if !last {
-            return;
+            if inner.mappings > 0 {
+                return;
+            }
+            // Not waited for: other items of the queue wait for locks of devices, under which
+            // others again fault, for which they need the lock that the caller holds.
+            workqueue::cancel::<_, 0>(self);
         }
-        workqueue::cancel_sync::<_, 0>(self);
         {
             let mut areas = AREAS.lock();
             areas.retain(|area| !Arc::ptr_eq(area, self));

@@ -16,7 +16,15 @@ pub(super) struct Block {
     /// Bytes of the pages that are meant.
     span: Range<usize>,
     #[pin]
-    devices: Mutex<KVec<Arc<DeviceBuffer>>>,
+    devices: Mutex<Devices>,
+}
+
+/// What devices have of a block, to be found again.
+struct Devices {
+    known: KVec<Arc<DeviceBuffer>>,
+    /// Nobody can name the block any more: there is nobody to find anything, and nobody who would
+    /// give it up.
+    retired: bool,
 }
 
 impl Block {
@@ -29,7 +37,10 @@ impl Block {
         Ok(pin_init!(Self {
             pages,
             span,
-            devices <- new_mutex!(KVec::new(), "usmbd_block"),
+            devices <- new_mutex!(Devices {
+                known: KVec::new(),
+                retired: false,
+            }, "usmbd_block"),
         }))
     }
 
@@ -44,11 +55,14 @@ impl Block {
     /// `EIO` if the device cannot reach it coherently, `ENODEV`, `ENOMEM`.
     pub(super) fn on(&self, device: &Arc<Device>) -> Result<Arc<DeviceBuffer>> {
         let mut devices = self.devices.lock();
-        if let Some(known) = devices.iter().find(|known| known.is_on(device)) {
+        if let Some(known) = devices.known.iter().find(|known| known.is_on(device)) {
             return Ok(known.clone());
         }
         let made = DeviceBuffer::new(device, &self.pages, self.span.clone(), Access::Local)?;
-        devices.push(made.clone(), GFP_KERNEL_ACCOUNT)?;
+        // A command that named it in time has it to itself.
+        if !devices.retired {
+            devices.known.push(made.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
         Ok(made)
     }
 
@@ -72,13 +86,17 @@ impl Block {
 
     /// The device goes away: gives up what it has of the block.
     pub(super) fn remove_device(&self, device: &Arc<Device>) {
-        self.devices.lock().retain(|known| !known.is_on(device));
+        let mut devices = self.devices.lock();
+        devices.known.retain(|known| !known.is_on(device));
     }
 
     /// Nobody can name it any more: gives up what all devices have of it, but for what transfers
     /// under way use. A device that goes away must not wait for transfers on another.
     pub(super) fn retire(&self) {
-        let devices = core::mem::take(&mut *self.devices.lock());
+        let mut devices = self.devices.lock();
+        devices.retired = true;
+        let known = core::mem::take(&mut devices.known);
         drop(devices);
+        drop(known);
     }
 }

@@ -2,9 +2,10 @@
 
 //! The status page: what a process can know about its connection without a call.
 
+use crate::compat;
 use core::mem::offset_of;
 use core::sync::atomic::{fence, Ordering};
-use kernel::mm::virt::{flags, VmaNew};
+use kernel::mm::virt::VmaNew;
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, SpinLock};
@@ -63,12 +64,16 @@ impl StatusPage {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a mapping that is private or longer than the page, `EPERM` for one that may
+    /// `EINVAL` for a mapping that is longer than the page, `EPERM` for one that is private or may
     /// write.
     pub(crate) fn map(&self, vma: &VmaNew) -> Result {
         let length = vma.end().saturating_sub(vma.start());
-        if length != PAGE_SIZE || vma.flags() & flags::SHARED == 0 {
+        if length != PAGE_SIZE {
             return Err(EINVAL);
+        }
+        // Of a descriptor that cannot write, a shared mapping is not SHARED either.
+        if vma.flags() & compat::VM_MAYSHARE == 0 {
+            return Err(EPERM);
         }
         vma.try_clear_maywrite().map_err(|_| EPERM)?;
         vma.try_clear_mayexec()?;

@@ -147,7 +147,8 @@ impl Chain {
         self.sges.get_mut(first..first.wrapping_add(most))
     }
 
-    /// Appends a SEND, which invalidates the peer's key `invalidate` on its way.
+    /// Appends a SEND of the first `count` of the [`Self::entries`], which invalidates the peer's key
+    /// `invalidate` on its way.
     ///
     /// # Errors
     ///
@@ -155,7 +156,7 @@ impl Chain {
     pub(crate) fn push_send(
         &mut self,
         wr_id: u64,
-        sges: &[Sge],
+        count: usize,
         signalled: bool,
         invalidate: Option<u32>,
     ) -> Result {
@@ -163,9 +164,7 @@ impl Chain {
             Some(_) => ffi::ib_wr_opcode_IB_WR_SEND_WITH_INV,
             None => ffi::ib_wr_opcode_IB_WR_SEND,
         };
-        let entries = self.entries(sges.len()).ok_or(E2BIG)?;
-        entries.copy_from_slice(sges);
-        let request = self.append(wr_id, opcode, sges.len(), signalled)?;
+        let request = self.append(wr_id, opcode, count, signalled)?;
         // SAFETY: All of it is written, by the type invariants.
         let send = unsafe { &mut request.send };
         send.ex.invalidate_rkey = ManuallyDrop::new(invalidate.unwrap_or(0));

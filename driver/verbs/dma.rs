@@ -50,11 +50,25 @@ impl DmaBuffer {
         length: usize,
         direction: Direction,
     ) -> Result<Self> {
+        Self::map(device, Self::memory(length)?, direction)
+    }
+
+    /// `length` zeroes, at most [`DmaBuffer::MAX`], to be filled and then mapped. To fill them may
+    /// take as long as it likes, while a device that goes away waits for what is mapped.
+    #[inline(always)]
+    pub(crate) fn memory(length: usize) -> Result<KVec<u8>> {
         if length == 0 || length > Self::MAX {
             return Err(EINVAL);
         }
+        zeroed(length, GFP_KERNEL)
+    }
+
+    /// Maps memory from [`Self::memory`].
+    // Each message has one; to return it by way of memory took two dozen instructions.
+    #[inline(always)]
+    pub(crate) fn map(device: &Arc<Device>, bytes: KVec<u8>, direction: Direction) -> Result<Self> {
         let device = device.hold()?;
-        let mut bytes = zeroed(length, GFP_KERNEL)?;
+        let (length, mut bytes) = (bytes.len(), bytes);
         let memory = bytes.as_mut_ptr().cast();
         // SAFETY: The device is valid, and the memory `length` bytes from kmalloc that stay mapped
         // until `drop` unmaps them.

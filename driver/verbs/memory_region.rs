@@ -44,7 +44,8 @@ impl MemoryRegion {
     ///
     /// # Errors
     ///
-    /// `E2BIG` when the device cannot take so many pages in one region.
+    /// `E2BIG` when the device cannot take so many pages in one region, `ENOMEM` when it has no region
+    /// left, `EIO` when it cannot take these pages. Each provider has numbers of its own for that.
     pub(crate) fn allocate(mapping: Arc<Mapping>, access: Access) -> Result<Self> {
         let pages = u32::try_from(mapping.pages())?;
         if pages > mapping.device().device().limits().max_fast_reg_pages {
@@ -54,7 +55,8 @@ impl MemoryRegion {
         // SAFETY: The protection domain is valid.
         let mr = from_err_ptr(unsafe {
             ffi::ib_alloc_mr(pd, ffi::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
-        })?;
+        })
+        .map_err(|_| ENOMEM)?;
         let mr = NonNull::new(mr).ok_or(ENOMEM)?;
 
         let (table, mapped) = mapping.table();
@@ -70,11 +72,7 @@ impl MemoryRegion {
             mapping,
         };
         if taken != mapped {
-            return Err(if taken < 0 {
-                Error::from_errno(taken)
-            } else {
-                E2BIG
-            });
+            return Err(if taken < 0 { EIO } else { E2BIG });
         }
         Ok(region)
     }

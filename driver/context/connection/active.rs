@@ -58,12 +58,16 @@ impl Connection {
             Err(error) => return Err((error, id)),
         };
         if let Err(error) = registry::insert(&connection) {
+            drop(link);
+            connection.discard();
             return Err((error, id));
         }
         let id = match resolved.hand_over(id, connection.clone()) {
             Ok(id) => id,
             Err(id) => {
                 registry::remove(connection.number);
+                drop(link);
+                connection.discard();
                 return Err((EINVAL, id));
             }
         };

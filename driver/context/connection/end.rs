@@ -4,13 +4,14 @@
 //! context is told why.
 
 use super::{
-    dispatch, link, pending, registry, Connection, Event, Later, Phase, Reason, SlotOf, State,
-    Status, STATISTICS,
+    dispatch, link, pending, registry, timer, Connection, Event, Later, Phase, Reason, SlotOf,
+    State, Status, STATISTICS,
 };
 use crate::{trace, workqueue};
 use kernel::fmt;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use usmbd_abi::memory::STATE_DISCONNECTED;
 
 impl Connection {
     /// Says in the kernel log that a peer broke the protocol.
@@ -75,7 +76,7 @@ impl Connection {
         let mut later = Later::default();
         let owner = {
             let mut state = self.state.lock();
-            self.fail_queued(&mut state, &mut later);
+            self.fail_queued(&mut state, timer::now(), &mut later);
             if state.owner.is_some() && !never_connected {
                 self.tell_accepted(&mut state, Status::Disconnected, &mut later);
                 let reason = state.cause.unwrap_or(Reason::Local);
@@ -84,10 +85,7 @@ impl Connection {
                     connection: self.clone(),
                     reason,
                 };
-                state.publish(self.number, |page| {
-                    page.state = usmbd_abi::memory::STATE_DISCONNECTED.into();
-                    page.reason = reason.number().into();
-                });
+                self.publish_state(&mut state, STATE_DISCONNECTED);
                 state.post(event, &mut later);
             }
             if state.phase == Phase::Draining {

@@ -93,7 +93,7 @@ impl Connection {
             memory,
             counters: state.counters,
             state: state.engine.state().name(),
-            role: state.engine.role(),
+            role: self.role,
             depths: state.depths,
         }
     }

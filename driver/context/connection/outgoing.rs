@@ -2,8 +2,8 @@
 
 //! A message on its way out: copied into buffers of our own, or standing in ranges of the process.
 
-use super::ranges::{Progress, Ranges};
-use super::send::SendQueue;
+use super::ranges::{Linked, Progress, Ranges};
+use super::send::{Kind, SendQueue};
 use crate::context::fetch;
 use crate::verbs::{Device, Direction, DmaBuffer, Sge};
 use core::num::NonZeroUsize;
@@ -36,6 +36,14 @@ pub(super) struct Outgoing {
     /// Bytes of lists that it has of the context's command memory.
     command_bytes: usize,
     body: Body,
+    /// The next one in a [`List`](super::ranges::List).
+    next: Option<KBox<Outgoing>>,
+}
+
+impl Linked for Outgoing {
+    fn next(&mut self) -> &mut Option<KBox<Self>> {
+        &mut self.next
+    }
 }
 
 enum Body {
@@ -62,27 +70,33 @@ impl SendRequest {
         }
     }
 
+    /// Whether it is copied, and into one PDU of at most `max_send_size` bytes.
+    pub(super) fn is_one_pdu(&self, max_send_size: u32) -> bool {
+        let payload = (max_send_size as usize).saturating_sub(DATA_HEADER);
+        self.ranges.is_none() && self.length as usize <= payload
+    }
+
     /// Bytes of its lists.
     pub(super) fn list_bytes(&self) -> usize {
         Ranges::list_bytes(self.ranges.unwrap_or(0).into())
     }
 
-    fn message(&self, body: Body) -> Result<KBox<Outgoing>> {
-        Ok(KBox::new(
-            Outgoing {
-                command: Some((self.user_data, self.quiet)),
-                invalidate: self.invalidate,
-                length: self.length,
-                command_bytes: self.list_bytes(),
-                body,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)
+    fn message(&self, body: Body) -> Outgoing {
+        Outgoing {
+            command: Some((self.user_data, self.quiet)),
+            invalidate: self.invalidate,
+            length: self.length,
+            command_bytes: self.list_bytes(),
+            body,
+            next: None,
+        }
     }
 }
 
 impl Copied {
-    /// `length` bytes, with which `fill` fills the segments in their order.
+    /// `length` bytes, with which `fill` fills the segments in their order. Nothing is mapped before
+    /// all is filled: the caller's memory may not come, and a device that goes does not wait for that.
+    #[inline(always)]
     fn filled(
         length: usize,
         max_send_size: u32,
@@ -96,44 +110,49 @@ impl Copied {
             .and_then(NonZeroUsize::new)
             .ok_or(EINVAL)?;
         let per_chunk = NonZeroUsize::new(PAGE_SIZE / segment).ok_or(EINVAL)?;
-        let mut left = length;
-        let mut chunk = || {
-            let here = left.div_ceil(payload.get()).min(per_chunk.get());
-            // The last segment of a chunk may be short; a small message takes little memory.
-            let last = left
-                .saturating_sub(payload.get().saturating_mul(here.saturating_sub(1)))
-                .min(payload.get());
-            let bytes = segment
-                .get()
-                .saturating_mul(here.saturating_sub(1))
-                .saturating_add(DATA_HEADER)
-                .saturating_add(last);
-            let mut chunk = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
-            for part in chunk.as_mut_slice().chunks_mut(segment.get()) {
-                let Some(place) = part.get_mut(DATA_HEADER..) else {
-                    continue;
-                };
-                fill(place)?;
-                left = left.saturating_sub(place.len());
-            }
-            chunk.sync_for_device(bytes);
-            Ok::<_, Error>(chunk)
-        };
-        let first = chunk()?;
+        let one_chunk = payload.saturating_mul(per_chunk);
+        let here = length.min(one_chunk.get());
+        let first = Self::chunk(here, segment, payload, &mut fill)?;
+        let mut left = length.saturating_sub(here);
         let mut others = KVec::new();
-        let chunks = length.div_ceil(payload.get()).div_ceil(per_chunk.get());
-        if chunks > 1 {
-            others.reserve(chunks.saturating_sub(1), GFP_KERNEL_ACCOUNT)?;
-            for _ in 1..chunks {
-                others.push(chunk()?, GFP_KERNEL_ACCOUNT)?;
+        if left > 0 {
+            let mut filled = KVec::with_capacity(parts(left, one_chunk), GFP_KERNEL_ACCOUNT)?;
+            while left > 0 {
+                let here = left.min(one_chunk.get());
+                let chunk = Self::chunk(here, segment, payload, &mut fill)?;
+                filled.push(chunk, GFP_KERNEL_ACCOUNT)?;
+                left = left.saturating_sub(here);
+            }
+            others = KVec::with_capacity(filled.len(), GFP_KERNEL_ACCOUNT)?;
+            for chunk in filled {
+                let chunk = DmaBuffer::map(device, chunk, Direction::ToDevice)?;
+                others.push(chunk, GFP_KERNEL_ACCOUNT)?;
             }
         }
         Ok(Self {
             payload,
             per_chunk,
-            first,
+            first: DmaBuffer::map(device, first, Direction::ToDevice)?,
             others,
         })
+    }
+
+    /// Memory for `length` bytes, filled. The last segment may be short: a small message takes little
+    /// memory.
+    #[inline(always)]
+    fn chunk(
+        length: usize,
+        segment: NonZeroUsize,
+        payload: NonZeroUsize,
+        fill: &mut impl FnMut(&mut [u8]) -> Result,
+    ) -> Result<KVec<u8>> {
+        let segments = parts(length, payload);
+        let bytes = length.saturating_add(segments.saturating_mul(DATA_HEADER));
+        let mut chunk = DmaBuffer::memory(bytes)?;
+        for part in chunk.chunks_mut(segment.get()) {
+            fill(part.get_mut(DATA_HEADER..).ok_or(EINVAL)?)?;
+        }
+        Ok(chunk)
     }
 
     /// Writes a PDU's header before its payload, and says where both stand.
@@ -150,32 +169,48 @@ impl Copied {
             .as_mut_slice()
             .get_mut(start..start.checked_add(DATA_HEADER)?)?
             .copy_from_slice(header);
-        chunk.sync_for_device(start.saturating_add(DATA_HEADER));
+        let length = transmit.payload_length.checked_add(DATA_HEADER as u32)?;
+        chunk.sync_for_device(start.saturating_add(length as usize));
         Some(Sge {
             address: chunk.address().checked_add(start as u64)?,
-            length: transmit.payload_length.checked_add(DATA_HEADER as u32)?,
+            length,
             lkey: chunk.lkey(),
         })
     }
 }
 
+/// How many parts of `each` bytes at most `length` bytes make.
+fn parts(length: usize, each: NonZeroUsize) -> usize {
+    length.saturating_add(each.get().saturating_sub(1)) / each
+}
+
 impl Outgoing {
-    /// Copies a message from the caller into buffers for PDUs of `max_send_size` bytes.
+    /// Copies a message from the caller, and the padding behind it, into buffers for PDUs of
+    /// `max_send_size` bytes.
     ///
     /// # Errors
     ///
-    /// `EFAULT` if the caller's memory ends early, `ENOMEM`.
+    /// `EFAULT` if the caller's memory ends early, `EINVAL` for padding that is not zero, `ENOMEM`,
+    /// `ENODEV`.
     pub(super) fn copied_from(
         request: &SendRequest,
         max_send_size: u32,
         device: &Arc<Device>,
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Self>> {
+        // Its place first: it is made where it stays.
+        let place = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let length = request.length as usize;
+        let mut left = length;
         let copied = Copied::filled(length, max_send_size, device, |place| {
-            fetch::exact(source, place)
+            fetch::exact(source, place)?;
+            left = left.saturating_sub(place.len());
+            if left == 0 {
+                fetch::padding(source, request.length)?;
+            }
+            Ok(())
         })?;
-        request.message(Body::Copied(copied))
+        Ok(KBox::write(place, request.message(Body::Copied(copied))))
     }
 
     /// A message of the driver's own: no command completes with it.
@@ -202,6 +237,7 @@ impl Outgoing {
                 length: u32::try_from(bytes.len())?,
                 command_bytes: 0,
                 body: Body::Copied(copied),
+                next: None,
             },
             GFP_KERNEL_ACCOUNT,
         )?)
@@ -213,17 +249,23 @@ impl Outgoing {
     ///
     /// `ENOMEM`.
     pub(super) fn in_ranges(request: &SendRequest, ranges: KBox<Ranges>) -> Result<KBox<Self>> {
-        request.message(Body::Ranges(ranges))
+        let message = request.message(Body::Ranges(ranges));
+        Ok(KBox::new(message, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Where the payload of `transmit` stands, with the header before it if it was copied: entries
-    /// filled.
-    pub(super) fn fill(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
+    /// Where a PDU of a message stands that was copied: the header is written in front of its payload.
+    #[inline(always)]
+    pub(super) fn segment(&mut self, transmit: &Transmit) -> Option<Sge> {
         match &mut self.body {
-            Body::Copied(copied) => {
-                *sges.first_mut()? = copied.segment(transmit)?;
-                Some(1)
-            }
+            Body::Copied(copied) => copied.segment(transmit),
+            Body::Ranges(_) => None,
+        }
+    }
+
+    /// Where the payload of a PDU stands whose message stands in ranges: entries filled.
+    pub(super) fn take(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
+        match &mut self.body {
+            Body::Copied(_) => None,
             Body::Ranges(ranges) => {
                 let (count, bytes) = ranges.take(transmit.payload_length, sges)?;
                 (bytes == transmit.payload_length).then_some(count)
@@ -233,6 +275,7 @@ impl Outgoing {
 
     /// What the engine has to know of it; `entries` is how many scatter/gather entries a PDU has
     /// for what stands in ranges.
+    #[inline]
     pub(super) fn for_engine(&self, entries: usize) -> Option<engine::Message> {
         let payload_limit = match &self.body {
             Body::Copied(_) => self.length,
@@ -257,8 +300,13 @@ impl Outgoing {
     pub(super) fn register(&mut self, number: u64, send: &mut SendQueue) -> Progress {
         match &mut self.body {
             Body::Copied(_) => Progress::Posted,
-            Body::Ranges(ranges) => ranges.register(number, send),
+            Body::Ranges(ranges) => ranges.register(number, Kind::Message, send),
         }
+    }
+
+    /// Whether nobody awaits an event when it was sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.command.is_none_or(|(_, quiet)| quiet)
     }
 
     /// `user_data` of its command, and whether it is QUIET; none for a message of the driver's own.
@@ -291,16 +339,5 @@ impl Outgoing {
     /// Whether it stands in ranges.
     pub(super) fn has_ranges(&self) -> bool {
         matches!(self.body, Body::Ranges(_))
-    }
-
-    /// What must not be dropped under a lock.
-    pub(super) fn into_ranges(this: KBox<Self>) -> Option<KBox<Ranges>> {
-        if !this.has_ranges() {
-            return None;
-        }
-        match KBox::into_inner(this).body {
-            Body::Copied(_) => None,
-            Body::Ranges(ranges) => Some(ranges),
-        }
     }
 }

@@ -7,7 +7,7 @@
 //! registered in front of the first one.
 
 use super::link::SEND_SGE;
-use super::send::{Posted, SendQueue};
+use super::send::{Kind, Posted, SendQueue};
 use super::{timer, Connection, State};
 use crate::context::{fetch, Context};
 use crate::few::Few;
@@ -38,8 +38,6 @@ pub(super) struct Ranges {
     /// Of these, the ones that are invalidated: of whole ranges, and regions of the next.
     invalidated: usize,
     region_invalidated: usize,
-    /// The next ones in a [`List`].
-    next: Option<KBox<Ranges>>,
 }
 
 /// What can stand in a [`List`].
@@ -48,14 +46,8 @@ pub(super) trait Linked: Sized {
     fn next(&mut self) -> &mut Option<KBox<Self>>;
 }
 
-impl Linked for Ranges {
-    fn next(&mut self) -> &mut Option<KBox<Self>> {
-        &mut self.next
-    }
-}
-
-/// What is done with, to be dropped where that may sleep: its ranges' memory may be the last of
-/// its area or registration.
+/// What is done with, to be dropped where that may sleep: the memory that it refers to may be the
+/// last of its area or registration.
 pub(crate) struct List<T: Linked>(Option<KBox<T>>);
 
 impl<T: Linked> Default for List<T> {
@@ -115,7 +107,6 @@ impl Ranges {
             keys_of_one_use: sink && connection.device().reads_need_remote_write(),
             invalidated: 0,
             region_invalidated: 0,
-            next: None,
         }
     }
 
@@ -236,10 +227,10 @@ impl Ranges {
     /// Sees to it that all is registered for connection `number`, in the chain if need be. If there
     /// was room for one more work request in the chain before, there is afterwards.
     #[cold]
-    pub(super) fn register(&mut self, number: u64, send: &mut SendQueue) -> Progress {
+    pub(super) fn register(&mut self, number: u64, kind: Kind, send: &mut SendQueue) -> Progress {
         let mut at = 0usize;
         while let Some(range) = self.list.get(at) {
-            match register(range, number, send) {
+            match register(range, number, kind, send) {
                 Progress::Posted => {}
                 progress => return progress,
             }
@@ -252,7 +243,7 @@ impl Ranges {
 
 /// Sees to it that a range is registered; if it was not before, there is room for one more work
 /// request afterwards.
-fn register(range: &Range, number: u64, send: &mut SendQueue) -> Progress {
+fn register(range: &Range, number: u64, kind: Kind, send: &mut SendQueue) -> Progress {
     if range.buffer.is_registered() {
         return Progress::Posted;
     }
@@ -272,9 +263,9 @@ fn register(range: &Range, number: u64, send: &mut SendQueue) -> Progress {
             .buffer
             .push_registration(index, &mut send.chain, wr_id, signalled);
         let posted = if last {
-            Posted::Registration(Registration(range.buffer.clone()))
+            Posted::Registration(Registration(range.buffer.clone()), kind)
         } else {
-            Posted::Part
+            Posted::Part(kind)
         };
         if pushed.is_err() || send.remember(posted).is_err() {
             range.buffer.registered(false);

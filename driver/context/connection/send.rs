@@ -6,15 +6,14 @@
 //! follow on the wire), and RDMA reads, for which nothing waits. What is posted stands in one ring
 //! in the order of the send queue; a completion retires everything up to its own entry.
 
-use super::link::{Capacity, WorkRequestId, SEND_SGE};
+use super::link::{Capacity, WorkRequestId};
 use super::outgoing::Outgoing;
 use super::ranges::{Progress, Registration};
 use super::transfer::Transfer;
-use super::{Connection, Event, Later, Phase, Reason, State, Status, Time};
-use crate::context::event_queue::SlotOf;
+use super::{Connection, Later, Phase, State, Status, Time};
 use crate::context::ring::Ring;
 use crate::trace;
-use crate::verbs::{Chain, Device, Direction, DmaBuffer, Fabric, Sge, WorkStatus};
+use crate::verbs::{Chain, Device, Direction, DmaBuffer, Sge};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use usmbd_engine as engine;
@@ -38,7 +37,16 @@ const SIGNAL_BYTES: u32 = 256 << 10;
 /// What waits in order.
 pub(super) enum Item {
     Message(KBox<Outgoing>),
-    Write(KBox<Transfer>),
+    /// An RDMA write; of what is done, also a read.
+    Transfer(KBox<Transfer>),
+}
+
+/// Which commands a work request is for, and where its failure is told.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Message,
+    Write,
+    Read,
 }
 
 /// What a posted work request was for.
@@ -47,12 +55,12 @@ pub(super) enum Posted {
     Pdu,
     /// The last PDU of a message.
     Message(KBox<Outgoing>),
-    /// Part of a transfer, not the last.
-    Part,
+    /// Part of a transfer, or of a registration, not the last.
+    Part(Kind),
     /// The last part of a transfer.
     Transfer(KBox<Transfer>),
     /// A registration of a buffer of the area.
-    Registration(Registration),
+    Registration(Registration, Kind),
 }
 
 /// See the module's documentation.
@@ -71,18 +79,17 @@ pub(super) struct SendQueue {
     pub(super) read_sge: usize,
     /// Entries for the payload of a PDU whose message stands in ranges.
     payload_sge: usize,
-    /// Headers that do not stand before their payload, one for each entry of `posted`. Gone when
-    /// nothing is posted any more.
-    headers: Option<DmaBuffer>,
-    send_slots: u16,
+    headers: Headers,
+    pub(super) send_slots: u16,
     pub(super) rdma_slots: u16,
     /// Work requests since the last one that asked for a completion, their bytes, and whether a
     /// command ends with one of them whose event somebody awaits.
     unsignalled: u16,
     unsignalled_bytes: u32,
     awaited: bool,
-    /// What failed first; it tells about the next command that is retired.
-    failure: Option<Status>,
+    /// What failed first; it tells about the next command of its kind that is settled, since each kind
+    /// keeps its order, or about the next one.
+    pub(super) failure: Option<(Status, Option<Kind>)>,
 }
 
 impl SendQueue {
@@ -104,11 +111,7 @@ impl SendQueue {
             read_sge: device.max_rdma_sge(false).min(max_sge),
             // The header takes one, of memory that needs no region.
             payload_sge: device.max_rdma_sge(true).min(max_sge.saturating_sub(1)),
-            headers: Some(DmaBuffer::allocate(
-                device,
-                entries.saturating_mul(LONGEST_HEADER),
-                Direction::ToDevice,
-            )?),
+            headers: Headers::new(device, entries)?,
             send_slots: capacity.sends,
             rdma_slots: capacity.rdma,
             unsignalled: 0,
@@ -121,7 +124,7 @@ impl SendQueue {
     /// Nothing is posted any more: gives the mapping up, to be dropped. The device may go then,
     /// while an event that nobody reads still holds the connection.
     pub(super) fn retire(&mut self) -> Option<DmaBuffer> {
-        self.headers.take()
+        self.headers.memory.take()
     }
 
     /// Whether nothing waits and nothing is posted.
@@ -144,13 +147,18 @@ impl SendQueue {
                 Ok(())
             }
             Err(Item::Message(message)) => Err(message),
-            Err(Item::Write(_)) => Ok(()),
+            Err(Item::Transfer(_)) => Ok(()),
         }
+    }
+
+    /// A message is done of which so many bytes were copied.
+    pub(super) fn give_back(&mut self, copied: usize) {
+        self.bytes = self.bytes.saturating_sub(copied);
     }
 
     /// Bytes of memory that an idle connection has here.
     pub(super) fn memory(&self) -> usize {
-        let headers = self.headers.as_ref().map_or(0, DmaBuffer::len);
+        let headers = self.headers.memory.as_ref().map_or(0, DmaBuffer::len);
         self.ordered
             .memory()
             .saturating_add(self.reads.memory())
@@ -206,83 +214,84 @@ impl SendQueue {
         self.posted.capacity().saturating_sub(self.posted.len())
     }
 
-    /// Adds a PDU to the chain. False if it could not be built, which no input of a peer or a
-    /// user can bring about.
-    fn push_pdu(&mut self, transmit: &Transmit) -> bool {
+    /// Adds a PDU to the chain. None if it could not be built, which no input of a peer or a user can
+    /// bring about.
+    fn push_pdu(&mut self, transmit: &Transmit) -> Option<()> {
         let ends = transmit.ends_message;
-        let mut sges = [Sge::default(); SEND_SGE];
-        let (filled, awaited) = if transmit.payload_length > 0 {
-            let awaited = ends && !self.head_is_quiet();
-            (self.payload(transmit, &mut sges), awaited)
-        } else {
+        let Self {
+            ordered,
+            chain,
+            headers,
+            ..
+        } = self;
+        // One for a header, and the payload's.
+        let entries = chain.entries(self.payload_sge.saturating_add(1))?;
+        let (count, awaited) = match ordered.front_mut() {
             // Few and far between; their completions are what a failure response waits for.
-            (self.header(transmit, &mut sges), true)
+            _ if transmit.payload_length == 0 => {
+                *entries.first_mut()? = headers.write(self.next, transmit)?;
+                (1, true)
+            }
+            Some(Item::Message(message)) => {
+                let awaited = ends && !message.is_quiet();
+                if !message.has_ranges() {
+                    *entries.first_mut()? = message.segment(transmit)?;
+                    (1, awaited)
+                } else {
+                    let (header, payload) = entries.split_first_mut()?;
+                    *header = headers.write(self.next, transmit)?;
+                    let count = message.take(transmit, payload)?;
+                    (count.saturating_add(1), awaited)
+                }
+            }
+            _ => return None,
         };
-        let Some(sges) = filled.and_then(|count| sges.get(..count)) else {
-            return false;
-        };
-        let bytes = transmit.payload_length;
-        let (wr_id, signalled) = self.number(awaited, bytes);
-        if self
-            .chain
-            .push_send(wr_id, sges, signalled, transmit.invalidate)
-            .is_err()
-        {
-            return false;
-        }
+        let (wr_id, signalled) = self.number(awaited, transmit.payload_length);
+        self.chain
+            .push_send(wr_id, count, signalled, transmit.invalidate)
+            .ok()?;
         let posted = match if ends { self.ordered.pop() } else { None } {
             Some(Item::Message(message)) => Posted::Message(message),
             _ => Posted::Pdu,
         };
         self.send_slots = self.send_slots.saturating_sub(1);
-        self.remember(posted).is_ok()
+        self.remember(posted).ok()
+    }
+}
+
+/// Headers that do not stand before their payload, one for each entry of the ring of what is posted.
+struct Headers {
+    /// Gone when nothing is posted any more.
+    memory: Option<DmaBuffer>,
+    count: u64,
+}
+
+impl Headers {
+    fn new(device: &Arc<Device>, count: usize) -> Result<Self> {
+        let bytes = count.saturating_mul(LONGEST_HEADER);
+        let memory = DmaBuffer::allocate(device, bytes, Direction::ToDevice)?;
+        Ok(Self {
+            memory: Some(memory),
+            count: count as u64,
+        })
     }
 
-    /// Whether nobody awaits the event of the message at the head of the ordered queue.
-    fn head_is_quiet(&self) -> bool {
-        match self.ordered.front() {
-            Some(Item::Message(message)) => message.command().is_none_or(|(_, quiet)| quiet),
-            _ => false,
-        }
-    }
-
-    /// Where a PDU with data stands: entries filled.
-    fn payload(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
-        let apart = matches!(
-            self.ordered.front(),
-            Some(Item::Message(message)) if message.has_ranges()
-        );
-        let headers = if apart {
-            self.header(transmit, sges)?
-        } else {
-            0
-        };
-        let Some(Item::Message(message)) = self.ordered.front_mut() else {
-            return None;
-        };
-        let most = self.payload_sge.max(1);
-        let places = sges.get_mut(headers..)?;
-        let places = places.get_mut(..most.min(places.len()))?;
-        Some(headers.saturating_add(message.fill(transmit, places)?))
-    }
-
-    /// Writes a PDU's header into the place of its entry: entries filled.
-    fn header(&mut self, transmit: &Transmit, sges: &mut [Sge]) -> Option<usize> {
+    /// Writes the header of the PDU that is work request `number`; where it stands.
+    fn write(&mut self, number: u64, transmit: &Transmit) -> Option<Sge> {
         let length = transmit.header_length as usize;
-        let entry = (self.next % self.posted.capacity().max(1) as u64) as usize;
-        let start = entry.checked_mul(LONGEST_HEADER)?;
-        let headers = self.headers.as_mut()?;
-        headers
+        let place = number.checked_rem(self.count)? as usize;
+        let start = place.checked_mul(LONGEST_HEADER)?;
+        let memory = self.memory.as_mut()?;
+        memory
             .as_mut_slice()
             .get_mut(start..start.checked_add(length)?)?
             .copy_from_slice(transmit.header.get(..length)?);
-        headers.sync_for_device(start.saturating_add(length));
-        *sges.first_mut()? = Sge {
-            address: headers.address().checked_add(start as u64)?,
+        memory.sync_for_device(start.saturating_add(length));
+        Some(Sge {
+            address: memory.address().checked_add(start as u64)?,
             length: transmit.header_length,
-            lkey: headers.lkey(),
-        };
-        Some(1)
+            lkey: memory.lkey(),
+        })
     }
 }
 
@@ -322,7 +331,7 @@ impl Connection {
         while state.send.can_post() {
             // What is behind a head that waits, waits too; credits and keepalives do not.
             let head = match state.send.ordered.front() {
-                Some(Item::Write(_)) => {
+                Some(Item::Transfer(_)) => {
                     if self.push_write(state, later) {
                         continue;
                     }
@@ -352,7 +361,7 @@ impl Connection {
                         u32::from(state.engine.send_credits()),
                         state.engine.receive_credits(),
                     );
-                    if !state.send.push_pdu(&transmit) {
+                    if state.send.push_pdu(&transmit).is_none() {
                         state
                             .engine
                             .handle_provider_error(engine::Reason::ProviderError, now);
@@ -388,204 +397,6 @@ impl Connection {
                 self.hold(state, progress);
                 None
             }
-        }
-    }
-
-    /// A signalled work request completed, or any failed: it and all before it are done.
-    pub(super) fn complete_send(
-        self: &Arc<Self>,
-        state: &mut State,
-        sequence: u64,
-        status: WorkStatus,
-        now: Time,
-        later: &mut Later,
-    ) {
-        // What siw says of a send that its stream ended under, be all of it with the peer: the CM tells
-        // of that end, and says whose it is (siw_qp_tx.c, siw_qp_sq_process()).
-        let status = match status {
-            WorkStatus::LocalOperation if self.fabric == Fabric::Iwarp => WorkStatus::Flushed,
-            other => other,
-        };
-        match status {
-            WorkStatus::Success | WorkStatus::Flushed => {}
-            WorkStatus::RemoteAccess => {
-                self.warn(fmt!("the peer's key does not allow an RDMA access"));
-                state.send.failure.get_or_insert(Status::RemoteAccess);
-                state.cause.get_or_insert(Reason::RemoteAccess);
-            }
-            _ => {
-                self.warn(fmt!("a work request failed: {}", status.name()));
-                state.send.failure.get_or_insert(Status::Provider);
-                state.cause.get_or_insert(Reason::Provider);
-            }
-        }
-        // Unsignalled ones before it went well: a failed one always completes itself.
-        let end = sequence.saturating_add((status == WorkStatus::Success).into());
-        if state.send.oldest <= sequence {
-            self.publish_completed(state, end.saturating_sub(state.send.oldest));
-        }
-        while state.send.oldest <= sequence {
-            if state.send.transfer_is_next(end) {
-                self.transfers_done(state, end, later);
-                continue;
-            }
-            let Some(posted) = state.send.posted.pop() else {
-                break;
-            };
-            let success = state.send.oldest < end;
-            state.send.oldest = state.send.oldest.wrapping_add(1);
-            self.retire(state, posted, success, now, later);
-        }
-        if !matches!(status, WorkStatus::Success | WorkStatus::Flushed) {
-            state
-                .engine
-                .handle_provider_error(engine::Reason::ProviderError, now);
-        }
-    }
-
-    /// Tells on the status page of the messages among the oldest `count` work requests, which are
-    /// about to be retired: once for all, and before anybody can read of one by its event.
-    fn publish_completed(&self, state: &State, count: u64) {
-        let oldest = state.send.posted.iter().take(count as usize);
-        let bytes = oldest.fold(0u64, |sum, posted| match posted {
-            Posted::Message(message) if message.command().is_some() => {
-                sum.saturating_add(message.length().into())
-            }
-            _ => sum,
-        });
-        if bytes > 0 {
-            state.publish(self.number, |page| {
-                page.bytes_completed = page.bytes_completed.get().wrapping_add(bytes).into();
-            });
-        }
-    }
-
-    fn retire(
-        self: &Arc<Self>,
-        state: &mut State,
-        posted: Posted,
-        success: bool,
-        now: Time,
-        later: &mut Later,
-    ) {
-        match posted {
-            Posted::Pdu => {
-                state.send.send_slots = state.send.send_slots.saturating_add(1);
-                if success {
-                    state.engine.handle_sent(now);
-                }
-            }
-            Posted::Message(message) => {
-                state.send.send_slots = state.send.send_slots.saturating_add(1);
-                if success {
-                    state.engine.handle_sent(now);
-                }
-                self.end_message(state, message, success, later);
-            }
-            Posted::Part => state.send.rdma_slots = state.send.rdma_slots.saturating_add(1),
-            Posted::Transfer(transfer) => {
-                state.send.rdma_slots = state.send.rdma_slots.saturating_add(1);
-                self.end_transfer(state, transfer, success, later);
-            }
-            Posted::Registration(registration) => {
-                state.send.rdma_slots = state.send.rdma_slots.saturating_add(1);
-                registration.complete(success);
-            }
-        }
-    }
-
-    fn end_message(
-        self: &Arc<Self>,
-        state: &mut State,
-        message: KBox<Outgoing>,
-        success: bool,
-        later: &mut Later,
-    ) {
-        state.send.bytes = state.send.bytes.saturating_sub(message.copied());
-        if success {
-            state.counters.messages_sent(1);
-            state.counters.message_bytes_sent(message.length());
-            state
-                .counters
-                .remote_invalidations(message.invalidates().into());
-        }
-        let Some((user_data, quiet)) = message.command() else {
-            return self.make_room(state, later);
-        };
-        if let Some(owner) = &state.owner {
-            owner.release_command_bytes(message.command_bytes());
-        }
-        let status = state.status(success);
-        let event = Event::PduSent {
-            user_data,
-            connection: self.number,
-            status,
-        };
-        state.complete_command(event, quiet && success, later);
-        if let Some(ranges) = Outgoing::into_ranges(message) {
-            later.done.push(ranges);
-        }
-        self.make_room(state, later);
-    }
-
-    /// Tells those who wait for room in the send queue.
-    #[inline]
-    pub(super) fn make_room(self: &Arc<Self>, state: &mut State, later: &mut Later) {
-        later.room = true;
-        if state.send_ready_wanted {
-            self.tell_send_ready(state, later);
-        }
-    }
-
-    #[cold]
-    fn tell_send_ready(self: &Arc<Self>, state: &mut State, later: &mut Later) {
-        if !state.send_ready_queued && state.send.has_room(0) {
-            state.send_ready_wanted = false;
-            state.send_ready_queued = true;
-            state.post(
-                Event::SendReady {
-                    connection: self.clone(),
-                },
-                later,
-            );
-        }
-    }
-
-    /// The end: whatever waits or was never completed fails.
-    pub(super) fn fail_queued(self: &Arc<Self>, state: &mut State, later: &mut Later) {
-        let now = super::timer::now();
-        while let Some(posted) = state.send.posted.pop() {
-            self.retire(state, posted, false, now, later);
-        }
-        while let Some(item) = state.send.ordered.pop() {
-            match item {
-                Item::Message(message) => self.end_message(state, message, false, later),
-                Item::Write(transfer) => self.end_transfer(state, transfer, false, later),
-            }
-        }
-        while let Some(transfer) = state.send.reads.pop() {
-            self.end_transfer(state, transfer, false, later);
-        }
-    }
-}
-
-impl State {
-    /// Outcome of a command that is retired.
-    pub(super) fn status(&mut self, success: bool) -> Status {
-        if success {
-            Status::Ok
-        } else {
-            self.send.failure.take().unwrap_or(Status::Disconnected)
-        }
-    }
-
-    /// Queues the event of a command that took effect, or gives its slot back if nobody wants it.
-    pub(super) fn complete_command(&mut self, event: Event, unwanted: bool, later: &mut Later) {
-        if !unwanted {
-            return self.post(event, later);
-        }
-        if let Some(owner) = &self.owner {
-            owner.queue().release(1, SlotOf::Command);
         }
     }
 }

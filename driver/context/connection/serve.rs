@@ -7,11 +7,10 @@ use super::outgoing::{Outgoing, SendRequest};
 use super::ranges::{fetch_list, Ranges};
 use super::receive::ReceiveBuffers;
 use super::{
-    pending, timer, Connection, Event, Later, Phase, SlotOf, State, Time, LINGER, OWN_SLOTS,
-    STATISTICS, TICKET_LIFE,
+    pending, timer, Connection, Event, Later, Phase, Reason, SlotOf, State, Time, LINGER,
+    OWN_SLOTS, STATISTICS, TICKET_LIFE,
 };
 use crate::compat;
-use crate::context::fetch;
 use crate::context::listener::Listener;
 use crate::context::pending::Ticket;
 use crate::context::plug::Plug;
@@ -21,7 +20,9 @@ use crate::memory::Caller;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use usmbd_abi::memory::{MemoryRange, STATE_ACCEPTING, STATE_ESTABLISHED};
+use usmbd_abi::memory::{
+    MemoryRange, StatusPage, STATE_ACCEPTING, STATE_DISCONNECTED, STATE_ESTABLISHED,
+};
 use usmbd_engine::{MessageError, Parameters};
 
 impl Connection {
@@ -113,7 +114,8 @@ impl Connection {
                 drop(pending::take(ticket));
             }
         }
-        result
+        // With the device goes the connection.
+        result.map_err(|error| if error == ENODEV { ENOENT } else { error })
     }
 
     fn accept_into(self: &Arc<Self>, context: &Arc<Context>, user_data: u64) -> Result {
@@ -237,12 +239,21 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// `ENOTCONN` if the connection has ended.
-    pub(crate) fn disconnect_by_command(self: &Arc<Self>, user_data: u64) -> Result {
+    /// `ENOTCONN` if the connection has ended; `ENOENT` if `context` is only about to have it, and
+    /// would not get its end.
+    pub(crate) fn disconnect_by_command(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        user_data: u64,
+    ) -> Result {
         self.with_state(|_, state, now, _| {
             // One of two writers gets the event.
             if state.engine.end().is_some() {
                 return Err(compat::ENOTCONN);
+            }
+            let owner = state.owner.as_ref();
+            if owner.is_none_or(|owner| !Arc::ptr_eq(owner, context)) {
+                return Err(ENOENT);
             }
             state.disconnect_user_data = user_data;
             state.engine.disconnect(now);
@@ -286,9 +297,7 @@ impl Connection {
         source: &mut IovIterSource<'_>,
     ) -> Result<KBox<Outgoing>> {
         let Some(count) = request.ranges else {
-            let message = Outgoing::copied_from(request, max_send_size, &self.device, source)?;
-            fetch::padding(source, request.length)?;
-            return Ok(message);
+            return Outgoing::copied_from(request, max_send_size, &self.device, source);
         };
         let mut named = Few::new();
         fetch_list::<MemoryRange>(source, count, &mut named)?;
@@ -307,35 +316,50 @@ impl Connection {
         nowait: bool,
         plug: &mut Plug,
     ) -> Result {
-        // Not fetched before there is room, or a writer that waits would cost a message.
-        let max_send_size = self.wait_for_room(request, nowait, plug)?;
-        let caller = &mut plug.caller;
-        let mut message = self.fetch_message(context, request, max_send_size, caller, source)?;
-        loop {
-            match self.queue_message(message)? {
-                None => {
-                    plug.hold(self);
-                    return Ok(());
-                }
-                // Another writer was faster.
-                Some(again) => message = again,
+        // A long one is not fetched before there is room, or a writer that waits would cost a message.
+        let max_send_size = match self.negotiated.as_ref() {
+            Some(negotiated) if request.is_one_pdu(negotiated.max_send_size) => {
+                negotiated.max_send_size
             }
+            _ => self.wait_for_room(request, nowait, plug)?,
+        };
+        let caller = &mut plug.caller;
+        let mut message = self
+            .fetch_message(context, request, max_send_size, caller, source)
+            .map_err(|error| self.refusal(error))?;
+        while let Some(refused) = self.queue_message(message, request)? {
+            message = refused;
             self.wait_for_room(request, nowait, plug)?;
+        }
+        plug.hold(self);
+        Ok(())
+    }
+
+    /// Why a command is refused that was fetched without the lock, and found bad: that the
+    /// connection has ended comes before anything that is wrong with the command, and so does that
+    /// its device goes away, with which it ends.
+    #[cold]
+    pub(super) fn refusal(&self, error: Error) -> Error {
+        if error != ENODEV && self.state.lock().is_serving() {
+            error
+        } else {
+            compat::ENOTCONN
         }
     }
 
-    /// Queues a message; gives it back if there is no room.
-    fn queue_message(&self, message: KBox<Outgoing>) -> Result<Option<KBox<Outgoing>>> {
-        let length = u64::from(message.length());
+    /// Queues the message of a request; gives it back if there is no room.
+    fn queue_message(
+        &self,
+        message: KBox<Outgoing>,
+        request: &SendRequest,
+    ) -> Result<Option<KBox<Outgoing>>> {
         let mut state = self.state.lock();
-        if state.phase != Phase::Serving {
-            return Err(compat::ENOTCONN);
-        }
-        if !state.send.has_room(message.copied()) {
+        if !state.may_queue(request)? {
             return Ok(Some(message));
         }
         let refused = state.send.queue(message).err();
         if refused.is_none() {
+            let length = u64::from(request.length);
             state.bytes_accepted = state.bytes_accepted.wrapping_add(length);
         }
         Ok(refused)
@@ -353,16 +377,12 @@ impl Connection {
         nowait: bool,
         plug: &mut Plug,
     ) -> Result<u32> {
-        let check = |state: &State| state.engine.check_message(request.length);
-        self.wait_until(nowait, plug, |state| match check(state) {
-            Ok(()) if !state.send.has_room(request.copied()) => Ok(None),
-            Ok(()) => {
-                let negotiated = state.engine.negotiated().ok_or(compat::ENOTCONN)?;
-                Ok(Some(negotiated.max_send_size))
+        self.wait_until(nowait, plug, |state| {
+            if !state.may_queue(request)? {
+                return Ok(None);
             }
-            Err(MessageError::Empty) => Err(EINVAL),
-            Err(MessageError::TooLong) => Err(EMSGSIZE),
-            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
+            let negotiated = state.engine.negotiated().ok_or(compat::ENOTCONN)?;
+            Ok(Some(negotiated.max_send_size))
         })
     }
 
@@ -376,7 +396,7 @@ impl Connection {
     ) -> Result<R> {
         let mut state = self.state.lock();
         loop {
-            if state.phase != Phase::Serving || state.engine.end().is_some() {
+            if !state.is_serving() {
                 return Err(compat::ENOTCONN);
             }
             if let Some(room) = ready(&state)? {
@@ -399,18 +419,63 @@ impl Connection {
         }
     }
 
+    /// Has the status page tell this state of it.
+    pub(super) fn publish_state(&self, state: &mut State, number: u32) {
+        if let Some(negotiated) = state.engine.negotiated() {
+            self.negotiated.populate(negotiated);
+        }
+        state.page_state = number;
+        state.publish(self.number, |page| self.describe(state, page));
+    }
+
+    /// The other connections of `context` are gone: its status page is about this one now.
+    pub(crate) fn publish_alone(&self, context: &Context) {
+        let state = self.state.lock();
+        context.publish(self.number, |page| self.describe(&state, page));
+    }
+
     /// Fills the status page's connection fields.
-    pub(super) fn publish_state(&self, state: &State, number: u32) {
-        let negotiated = state.engine.negotiated();
-        state.publish(self.number, |page| {
-            crate::context::dispatch::describe(page, self, negotiated.as_ref());
-            page.state = number.into();
-        });
+    fn describe(&self, state: &State, page: &mut StatusPage) {
+        crate::context::dispatch::describe(page, self, self.negotiated.as_ref());
+        page.state = state.page_state.into();
+        let ended = state.page_state == STATE_DISCONNECTED;
+        let reason = if ended {
+            state.cause.unwrap_or(Reason::Local).number()
+        } else {
+            0
+        };
+        page.reason = reason.into();
+        page.bytes_accepted = state.bytes_accepted.into();
+        page.bytes_completed = state.bytes_completed.into();
     }
 
     /// Its context can send and receive from now on.
-    pub(super) fn begin_serving(&self, state: &State) {
+    pub(super) fn begin_serving(&self, state: &mut State) {
         self.publish_state(state, STATE_ESTABLISHED);
         STATISTICS.connections_accepted.add(1);
+    }
+}
+
+impl State {
+    /// Whether the connection is established, and nothing has ended it.
+    pub(super) fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving && self.engine.end().is_none()
+    }
+
+    /// Whether there is room for the message of a request.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN`, `EINVAL`, `EMSGSIZE`; see [`Connection::send`].
+    fn may_queue(&self, request: &SendRequest) -> Result<bool> {
+        if self.phase != Phase::Serving {
+            return Err(compat::ENOTCONN);
+        }
+        match self.engine.check_message(request.length) {
+            Ok(()) => Ok(self.send.has_room(request.copied())),
+            Err(MessageError::Empty) => Err(EINVAL),
+            Err(MessageError::TooLong) => Err(EMSGSIZE),
+            Err(MessageError::NotEstablished) => Err(compat::ENOTCONN),
+        }
     }
 }

@@ -4,7 +4,8 @@
 
 use super::active::Connecting;
 use super::link::{self, Link};
-use super::ranges::{self, Ranges};
+use super::outgoing::Outgoing;
+use super::ranges;
 use super::receive::Receives;
 use super::routing::{Client, Held, Routing};
 use super::send::SendQueue;
@@ -17,6 +18,7 @@ use crate::context::stats::Counters;
 use crate::verbs::{CmFailure, Device};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use usmbd_abi::memory::STATE_NONE;
 use usmbd_engine as engine;
 use usmbd_engine::read_depth::ReadDepths;
 use usmbd_engine::Role;
@@ -98,9 +100,13 @@ pub(super) struct State {
     pub(super) send_ready_queued: bool,
     /// Completions of the drain that are still to come.
     pub(super) draining: u8,
-    /// Bytes of messages that were taken, and what of that the status page tells.
+    /// Bytes of messages that were taken, what of that the status page tells, and bytes of those that
+    /// were sent.
     pub(super) bytes_accepted: u64,
     pub(super) bytes_published: u64,
+    pub(super) bytes_completed: u64,
+    /// State of the connection as the status page tells it.
+    pub(super) page_state: u32,
     pub(super) counters: Counters,
 }
 
@@ -125,8 +131,8 @@ pub(crate) struct Later {
     pub(super) again: bool,
     /// It is the work item's turn, which may start the drain.
     pub(super) turn: bool,
-    /// Ranges of messages that are done.
-    pub(super) done: ranges::List<Ranges>,
+    /// Messages that are done.
+    pub(super) messages: ranges::List<Outgoing>,
     /// Transfers that are done.
     pub(super) transfers: ranges::List<Transfer>,
 }
@@ -172,6 +178,8 @@ impl State {
             draining: 0,
             bytes_accepted: 0,
             bytes_published: 0,
+            bytes_completed: 0,
+            page_state: STATE_NONE,
             counters: Counters::default(),
         })
     }
@@ -240,9 +248,7 @@ impl State {
         change: impl FnOnce(&mut usmbd_abi::memory::StatusPage),
     ) {
         if let Some(owner) = &self.owner {
-            if owner.is_only(number) {
-                owner.status_page.update(change);
-            }
+            owner.publish(number, change);
         }
     }
 }

@@ -7,14 +7,13 @@
 //! come free, and completes with its last work request.
 
 use super::ranges::{fetch_list, Linked, Progress, Ranges};
-use super::send::{Item, Posted, SendQueue};
-use super::{Connection, Event, Later, Phase, SlotOf, State, Status};
+use super::send::{Item, Kind, Posted, SendQueue};
+use super::{Connection, Later, State};
 use crate::compat;
 use crate::context::plug::Plug;
 use crate::context::Context;
 use crate::few::Few;
 use crate::memory::Caller;
-use crate::trace;
 use crate::verbs::Sge;
 use kernel::iov::IovIterSource;
 use kernel::prelude::*;
@@ -141,6 +140,36 @@ impl Transfer {
         })
     }
 
+    pub(super) fn is_write(&self) -> bool {
+        self.write
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        if self.write {
+            Kind::Write
+        } else {
+            Kind::Read
+        }
+    }
+
+    /// Bytes.
+    pub(super) fn length(&self) -> u32 {
+        self.ranges.length()
+    }
+
+    pub(super) fn command_bytes(&self) -> usize {
+        self.command_bytes
+    }
+
+    pub(super) fn user_data(&self) -> u64 {
+        self.user_data
+    }
+
+    /// Whether nobody awaits an event if it goes well.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether nothing is left to post.
     fn is_posted(&self) -> bool {
         self.ranges.left() == 0 && !self.ranges.has_keys()
@@ -189,9 +218,14 @@ impl Connection {
         nowait: bool,
         plug: &mut Plug,
     ) -> Result {
-        let most = self.wait_for_place(request.write, nowait, plug)?;
+        // Its lists are counted already; to wait with them is no more than to wait for room.
+        let most = match self.negotiated.as_ref() {
+            Some(negotiated) if self.role == Role::Passive => negotiated.max_read_write_size,
+            _ => self.wait_for_place(request.write, nowait, plug)?,
+        };
         let caller = &mut plug.caller;
-        let transfer = Transfer::fetch(self, context, caller, request, most, source)?;
+        let transfer = Transfer::fetch(self, context, caller, request, most, source)
+            .map_err(|error| self.refusal(error))?;
         if let Some(transfer) = self.queue_transfer(transfer)? {
             self.wait_to_queue(transfer, nowait, plug)?;
         }
@@ -221,7 +255,7 @@ impl Connection {
     #[inline(always)]
     fn queue_transfer(&self, transfer: KBox<Transfer>) -> Result<Option<KBox<Transfer>>> {
         let mut state = self.state.lock();
-        if state.phase != Phase::Serving {
+        if !state.is_serving() {
             return Err(compat::ENOTCONN);
         }
         Ok(state.send.queue_transfer(transfer).err())
@@ -230,7 +264,7 @@ impl Connection {
     /// Sleeps until a transfer can be queued; says how long it may be.
     fn wait_for_place(self: &Arc<Self>, write: bool, nowait: bool, plug: &mut Plug) -> Result<u32> {
         self.wait_until(nowait, plug, |state| {
-            if state.engine.role() == Role::Active {
+            if self.role == Role::Active {
                 return Err(compat::EOPNOTSUPP);
             }
             let negotiated = state.engine.negotiated().ok_or(compat::ENOTCONN)?;
@@ -257,7 +291,7 @@ impl Connection {
 
     /// Adds the RDMA write at the head of the ordered queue to the chain; whether it is done with.
     pub(super) fn push_write(self: &Arc<Self>, state: &mut State, later: &mut Later) -> bool {
-        let Some(Item::Write(mut transfer)) = state.send.ordered.pop() else {
+        let Some(Item::Transfer(mut transfer)) = state.send.ordered.pop() else {
             return false;
         };
         match self.push_parts(&mut state.send, &mut transfer) {
@@ -268,7 +302,7 @@ impl Connection {
             }
             progress => {
                 // It came from the front just now, so there is room.
-                let _ = state.send.ordered.push_front(Item::Write(transfer));
+                let _ = state.send.ordered.push_front(Item::Transfer(transfer));
                 self.hold(state, progress);
                 false
             }
@@ -279,14 +313,15 @@ impl Connection {
     #[inline]
     fn posted(self: &Arc<Self>, state: &mut State, transfer: KBox<Transfer>, later: &mut Later) {
         if let Err(Posted::Transfer(transfer)) = state.send.remember(Posted::Transfer(transfer)) {
-            self.end_transfer(state, transfer, false, later);
+            self.fail_one(state, Item::Transfer(transfer), later);
         }
     }
 
     /// Adds what fits of a transfer to the chain. The last work request is not yet remembered.
     fn push_parts(&self, send: &mut SendQueue, transfer: &mut Transfer) -> Progress {
         if !transfer.ranges.is_registered() {
-            match transfer.ranges.register(self.number, send) {
+            let kind = transfer.kind();
+            match transfer.ranges.register(self.number, kind, send) {
                 Progress::Posted => {}
                 progress => return progress,
             }
@@ -302,107 +337,10 @@ impl Connection {
             if ends {
                 return Progress::Posted;
             }
-            if send.remember(Posted::Part).is_err() {
+            if send.remember(Posted::Part(transfer.kind())).is_err() {
                 return Progress::Failed;
             }
         }
-    }
-
-    /// A transfer is done, or never will be.
-    pub(super) fn end_transfer(
-        self: &Arc<Self>,
-        state: &mut State,
-        transfer: KBox<Transfer>,
-        success: bool,
-        later: &mut Later,
-    ) {
-        let mut transfer = Some(transfer);
-        let status = state.status(success);
-        self.end_transfers(state, status, |_| transfer.take(), later);
-    }
-
-    /// The transfers that are next among what is posted are done, up to the work request numbered
-    /// `end`, which is not of them.
-    pub(super) fn transfers_done(self: &Arc<Self>, state: &mut State, end: u64, later: &mut Later) {
-        self.end_transfers(state, Status::Ok, |send| send.next_done(end), later);
-    }
-
-    /// Transfers are done, or never will be; `next` tells them in their order. Their events are
-    /// queued with one lock, and what they had is given back in front of that: who reads an event
-    /// finds room for the next command.
-    fn end_transfers(
-        self: &Arc<Self>,
-        state: &mut State,
-        status: Status,
-        mut next: impl FnMut(&mut SendQueue) -> Option<KBox<Transfer>>,
-        later: &mut Later,
-    ) {
-        let success = status == Status::Ok;
-        let State {
-            send,
-            owner,
-            counters,
-            ..
-        } = state;
-        let owner = owner.as_ref();
-        let mut queue = owner.map(|owner| owner.queue().fill());
-        let (mut reads, mut writes) = (Sum::default(), Sum::default());
-        let (mut command_bytes, mut told, mut unwanted) = (0usize, false, 0usize);
-        while let Some(transfer) = next(send) {
-            let length = if success { transfer.ranges.length() } else { 0 };
-            trace::rdma(self.number, transfer.write, length, status.number());
-            let sum = if transfer.write {
-                &mut writes
-            } else {
-                &mut reads
-            };
-            sum.add(length);
-            command_bytes = command_bytes.saturating_add(transfer.command_bytes);
-            if transfer.quiet && success {
-                unwanted = unwanted.saturating_add(1);
-            } else if let Some(queue) = &mut queue {
-                told = true;
-                queue.push(Event::RdmaComplete {
-                    user_data: transfer.user_data,
-                    connection: self.number,
-                    status,
-                    length,
-                });
-            }
-            later.transfers.push(transfer);
-        }
-        if success && writes.count > 0 {
-            counters.rdma_writes(writes.count);
-            counters.rdma_write_bytes(writes.bytes);
-        }
-        if success && reads.count > 0 {
-            counters.rdma_reads(reads.count);
-            counters.rdma_read_bytes(reads.bytes);
-        }
-        if let Some(owner) = owner {
-            owner.release_command_bytes(command_bytes);
-            drop(queue);
-            if unwanted > 0 {
-                owner.queue().release(unwanted, SlotOf::Command);
-            }
-            if told {
-                later.wake.get_or_insert_with(|| owner.clone());
-            }
-        }
-    }
-}
-
-/// Transfers, and bytes in them: of one connection's slots, so that 32 bits hold it.
-#[derive(Default)]
-struct Sum {
-    count: u32,
-    bytes: u32,
-}
-
-impl Sum {
-    fn add(&mut self, bytes: u32) {
-        self.count = self.count.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -452,9 +390,9 @@ impl SendQueue {
         if !transfer.write {
             return self.reads.push(transfer);
         }
-        match self.ordered.push(Item::Write(transfer)) {
+        match self.ordered.push(Item::Transfer(transfer)) {
             Ok(()) => Ok(()),
-            Err(Item::Write(transfer)) => Err(transfer),
+            Err(Item::Transfer(transfer)) => Err(transfer),
             Err(Item::Message(_)) => Ok(()),
         }
     }
@@ -466,30 +404,6 @@ impl SendQueue {
         } else {
             self.read_sge
         }
-    }
-
-    /// Whether what is next among what is posted is of a transfer, in front of the work request
-    /// numbered `end`.
-    pub(super) fn transfer_is_next(&self, end: u64) -> bool {
-        self.oldest < end
-            && matches!(
-                self.posted.front(),
-                Some(Posted::Part | Posted::Transfer(_))
-            )
-    }
-
-    /// Takes the next transfer that is posted and ends in front of the work request numbered `end`,
-    /// if nothing else stands before it.
-    fn next_done(&mut self, end: u64) -> Option<KBox<Transfer>> {
-        while self.transfer_is_next(end) {
-            let posted = self.posted.pop();
-            self.oldest = self.oldest.wrapping_add(1);
-            self.rdma_slots = self.rdma_slots.saturating_add(1);
-            if let Some(Posted::Transfer(transfer)) = posted {
-                return Some(transfer);
-            }
-        }
-        None
     }
 
     /// RDMA work requests that can be added to the chain now.

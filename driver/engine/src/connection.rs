@@ -322,10 +322,10 @@ impl Connection {
         }
     }
 
-    /// One [`Transmit`] has completed; they do in order.
-    pub fn handle_sent(&mut self, now: Time) {
+    /// `count` [`Transmit`]s have completed; they do in order.
+    pub fn handle_sent(&mut self, count: u32, now: Time) {
         self.now = now;
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(count);
         if let (State::Rejecting, Some(failure)) = (self.state, self.failure) {
             if failure.sent {
                 self.terminate(failure.reason);

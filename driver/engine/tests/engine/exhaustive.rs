@@ -171,7 +171,7 @@ impl World {
                 let end = &mut self.ends[index];
                 end.in_flight -= 1;
                 end.slots = end.slots.map(|slots| slots + 1);
-                end.connection.handle_sent(now);
+                end.connection.handle_sent(1, now);
             }
             Step::Probe(_) => {
                 let end = &mut self.ends[index];
@@ -206,7 +206,7 @@ impl World {
                 Some(Action::Transmit(transmit)) => {
                     end.transmit(&transmit);
                     match &mut end.slots {
-                        None => end.connection.handle_sent(Side::START),
+                        None => end.connection.handle_sent(1, Side::START),
                         Some(slots) => {
                             *slots -= 1;
                             end.in_flight += 1;

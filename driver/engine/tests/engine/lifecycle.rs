@@ -264,13 +264,13 @@ fn nothing_is_sent_without_a_slot() {
     assert_eq!(side.sent, []);
     for _ in 0..3 {
         side.slots += 1;
-        side.connection.handle_sent(side.now);
+        side.connection.handle_sent(1, side.now);
         side.drive();
         assert_eq!(side.take_sent().len(), 1);
         assert!(!side.connection.is_send_idle());
     }
     side.slots += 1;
-    side.connection.handle_sent(side.now);
+    side.connection.handle_sent(1, side.now);
     side.drive();
     assert_eq!(side.sent, []);
     assert!(side.connection.is_send_idle());

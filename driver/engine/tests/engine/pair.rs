@@ -176,7 +176,7 @@ impl Pair {
             Arrival::Pdu(pdu, token) => self.arrive(index, &pdu, token),
             Arrival::Completion => {
                 side.slots += 1;
-                side.connection.handle_sent(side.now);
+                side.connection.handle_sent(1, side.now);
             }
             Arrival::Accept => {
                 side.connection

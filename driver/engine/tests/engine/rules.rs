@@ -79,7 +79,7 @@ fn p4_version_is_answered_before_the_end() {
     // The end waits for the answer to be out.
     side.assert_alive("P4");
     assert_eq!(side.connection.state(), State::Rejecting);
-    side.connection.handle_sent(side.now);
+    side.connection.handle_sent(1, side.now);
     side.drive();
     ends_unanswered(side, Reason::RequestVersion);
 }

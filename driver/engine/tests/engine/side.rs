@@ -252,7 +252,7 @@ impl Side {
                     self.sent.push((pdu, transmit.invalidate));
                     if self.completes {
                         self.slots += 1;
-                        self.connection.handle_sent(self.now);
+                        self.connection.handle_sent(1, self.now);
                     }
                 }
                 Some(Action::Disconnect(reason)) => self.disconnects.push(reason),

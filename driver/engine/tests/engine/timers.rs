@@ -166,7 +166,7 @@ fn timer_late_probe_gets_its_five_seconds() {
     side.pass(123_000);
     assert_eq!(side.sent, [], "no slot");
     side.slots += 1;
-    side.connection.handle_sent(side.now);
+    side.connection.handle_sent(1, side.now);
     side.drive();
     assert_eq!(side.take_sent().len(), 1);
     side.pass(4_999);
