@@ -164,7 +164,7 @@ struct Server<'c> {
     assembler: Assembler,
     /// Messages to be echoed, of the connections that have some, in the order of arrival.
     waiting: HashMap<ConnectionId, VecDeque<Vec<u8>>>,
-    /// Connections whose send queue is full.
+    /// Connections whose send queue is full, or for whose commands the context has no room.
     blocked: HashSet<ConnectionId>,
     /// Whether this context ends with its connection.
     is_for_one: bool,
@@ -198,11 +198,14 @@ impl<'c> Server<'c> {
             self.echo()?;
             let events = match buffer.read(self.context, Wait::No) {
                 Err(error) if error.would_block() => {
-                    // Room in a send queue is told by an event, so events are all to wait for.
+                    // Room in a send queue is told by an event, so events are all to wait for. That
+                    // the context has room for commands again is not: look now and then.
                     match self.context.poll(Interest::Readable, Some(TICK)) {
                         Err(error) if error.errno() != libc::EINTR => return Err(error),
-                        _ => continue,
+                        Ok(readiness) if !readiness.readable => self.blocked.clear(),
+                        _ => {}
                     }
+                    continue;
                 }
                 other => other?,
             };
@@ -267,15 +270,20 @@ impl<'c> Server<'c> {
             self.tally.add(taken as u64);
         }
         for connection in gone {
-            self.forget(connection);
+            self.drop_waiting(connection);
         }
         self.waiting.retain(|_, messages| !messages.is_empty());
         Ok(())
     }
 
-    fn forget(&mut self, connection: ConnectionId) {
+    /// Nothing more is sent to it. What it sends comes until its end does.
+    fn drop_waiting(&mut self, connection: ConnectionId) {
         self.waiting.remove(&connection);
         self.blocked.remove(&connection);
+    }
+
+    fn forget(&mut self, connection: ConnectionId) {
+        self.drop_waiting(connection);
         self.assembler.forget(connection);
     }
 
@@ -317,7 +325,7 @@ impl<'c> Server<'c> {
                     queue.push_back(message.payload.into_owned());
                     if queue.iter().map(Vec::len).sum::<usize>() > MOST_WAITING {
                         self.batch.disconnect(connection, 0)?;
-                        self.forget(connection);
+                        self.drop_waiting(connection);
                     }
                 }
             }

@@ -469,7 +469,7 @@ int usmbd_fd(const struct usmbd *usmbd);
 /* What the calling thread's last failure was. Good until its next call. */
 const char *usmbd_error(void);
 
-/* Texts of numbers in events. */
+/* Texts of numbers in events, good as long as the process. */
 const char *usmbd_status_text(uint32_t status);
 const char *usmbd_reason_text(uint32_t reason);
 
@@ -497,7 +497,8 @@ int usmbd_send(struct usmbd *usmbd, uint64_t connection, uint64_t user_data, uin
 int usmbd_send_ranges(struct usmbd *usmbd, uint64_t connection, uint64_t user_data, uint16_t flags,
 		      uint32_t token, const struct usmbd_range *ranges, size_t count);
 
-/* Moves data between local memory and the peer's. `flags`: USMBD_QUIET. */
+/* Moves data between local memory and the peer's. `flags`: USMBD_QUIET; the memory is free again then
+ * when a later transfer of the same kind on the same connection has completed. */
 int usmbd_rdma_read(struct usmbd *usmbd, uint64_t connection, uint64_t user_data, uint16_t flags,
 		    const struct usmbd_range *ranges, size_t range_count,
 		    const struct usmbd_descriptor *descriptors, size_t descriptor_count);

@@ -11,9 +11,11 @@ use crate::events::MemoryParameters;
 use crate::sys::Mapping;
 use crate::{Batch, Context, Device, Error, Features, Interest, Result, StatusPage, Wait};
 use std::cell::RefCell;
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::collections::BTreeMap;
+use std::ffi::{c_char, c_int, c_void, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// `struct usmbd`: a context and what was read from it.
@@ -164,38 +166,26 @@ pub extern "C" fn usmbd_error() -> *const c_char {
     LAST.with(|last| last.borrow().as_ptr())
 }
 
-/// Texts with the zero that C wants, made once.
-macro_rules! text {
-    ($known:expr, $otherwise:literal) => {{
-        thread_local! {
-            static TEXT: RefCell<CString> = RefCell::default();
-        }
-        match $known {
-            Some(known) => {
-                let text = CString::new(known.text()).unwrap_or_default();
-                TEXT.with(|place| {
-                    *place.borrow_mut() = text;
-                    place.borrow().as_ptr()
-                })
-            }
-            None => {
-                const OTHERWISE: &CStr = $otherwise;
-                OTHERWISE.as_ptr()
-            }
-        }
-    }};
+/// A text with the zero that C wants, made once: good as long as the process.
+fn for_c(text: &'static str) -> *const c_char {
+    // None is ever taken out, and they do not move with the map's nodes.
+    static MADE: Mutex<BTreeMap<&'static str, CString>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(text)
+        .or_insert_with(|| CString::new(text).unwrap_or_default())
+        .as_ptr()
 }
 
-/// See `usmbd.h`. Good until the thread asks for the next one.
+/// See `usmbd.h`.
 #[no_mangle]
 pub extern "C" fn usmbd_status_text(status: u32) -> *const c_char {
-    text!(Status::from_number(status), c"a status of a newer driver")
+    for_c(Status::from_number(status).map_or("a status of a newer driver", Status::text))
 }
 
-/// See `usmbd.h`. Good until the thread asks for the next one.
+/// See `usmbd.h`.
 #[no_mangle]
 pub extern "C" fn usmbd_reason_text(reason: u32) -> *const c_char {
-    text!(Reason::from_number(reason), c"a reason of a newer driver")
+    for_c(Reason::from_number(reason).map_or("a reason of a newer driver", Reason::text))
 }
 
 /// See `usmbd.h`.
@@ -227,12 +217,14 @@ pub extern "C" fn usmbd_next_event(
 ) -> c_int {
     answer(|| {
         let wait = if wait != 0 { Wait::Yes } else { Wait::No };
+        let mut is_over = false;
         let at = loop {
             match usmbd.next(wait) {
                 // An O_NONBLOCK descriptor: wait otherwise.
-                Err(Error::WouldBlock) if wait == Wait::Yes => {
-                    usmbd.context.poll(Interest::Readable, None)?;
+                Err(Error::WouldBlock) if wait == Wait::Yes && !is_over => {
+                    is_over = usmbd.context.poll(Interest::Readable, None)?.hangup;
                 }
+                Err(Error::WouldBlock) if is_over => return Err(Error::no_more_events()),
                 other => break other?,
             }
         };
@@ -260,6 +252,7 @@ pub extern "C" fn usmbd_map_area(
             let bytes = parameters.buffer_count as usize * parameters.buffer_size as usize;
             let context = usmbd.context.as_fd();
             let mapping = Mapping::new(context, parameters.area_offset, bytes, true)
+                .and_then(Mapping::kept_from_children)
                 .map_err(|error| Error::call("mmap of the registration area", error))?;
             usmbd.area = Some(mapping);
         }

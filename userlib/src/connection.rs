@@ -129,9 +129,10 @@ impl Established {
 
 /// One connection of a context; commands one at a time. ([`Batch`] takes many in one call.)
 ///
-/// Every method hands over one command at once. [`Error::WouldBlock`]: the connection's send queue
-/// is full, nothing was taken, and [`SendReady`](crate::Event::SendReady) will say when to try
-/// again. Other errors are those of [`Context::submit`].
+/// Every method hands over one command at once. [`Error::WouldBlock`]: nothing was taken, and it is to
+/// be tried again when [`SendReady`](crate::Event::SendReady) comes, which says so if the
+/// connection's send queue was full, or when the context is [writable](crate::Readiness) again, if it
+/// was that it has no room for more commands. Other errors are those of [`Context::submit`].
 #[derive(Clone, Copy, Debug)]
 pub struct Connection<'c> {
     context: &'c Context,

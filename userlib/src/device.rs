@@ -332,11 +332,13 @@ impl Context {
 
     /// As [`read`](Self::read), and waits even if the descriptor is `O_NONBLOCK`.
     pub(crate) fn read_waiting(&self, buffer: &mut [u8]) -> Result<usize> {
+        let mut is_over = false;
         loop {
             match self.read(buffer, Wait::Yes) {
+                Err(Error::WouldBlock) if is_over => return Err(Error::no_more_events()),
                 Err(Error::WouldBlock) => match self.poll(Interest::Readable, None) {
                     Err(error) if error.errno() != libc::EINTR => return Err(error),
-                    _ => (),
+                    readiness => is_over = readiness.is_ok_and(|readiness| readiness.hangup),
                 },
                 other => return other,
             }

@@ -24,9 +24,10 @@ pub enum Error {
         /// The node.
         path: PathBuf,
     },
-    /// It would have to wait (`EAGAIN`). For a SEND_PDU or an RDMA command a
-    /// [`SendReady`](crate::Event::SendReady) event follows; for a context without free event
-    /// slots, read events; for a read, wait until it is [readable](crate::Readiness).
+    /// It would have to wait (`EAGAIN`). If a connection's send queue is full, a
+    /// [`SendReady`](crate::Event::SendReady) event follows; if the context has no room for more
+    /// commands, read events, and wait until it is [writable](crate::Readiness); for a read, wait
+    /// until it is [readable](crate::Readiness).
     WouldBlock,
     /// Answer to a command that takes effect later; see [`Failure`].
     Failed {
@@ -49,6 +50,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Who waits for an event waits in vain.
+    pub(crate) fn no_more_events() -> Self {
+        Self::call(
+            "no event comes any more, since the context's connection has ended",
+            io::Error::from_raw_os_error(libc::ENOTCONN),
+        )
+    }
+
     /// The error of a system call on a context.
     pub(crate) fn call(what: &'static str, error: io::Error) -> Self {
         match error.raw_os_error() {

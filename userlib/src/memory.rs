@@ -168,17 +168,16 @@ impl Area {
         if length == 0 || length > self.shared.mapping.length() {
             return None;
         }
+        let units = length.div_ceil(UNIT);
         let mut buffers = self.shared.lock();
-        let runs = find_runs(&buffers, length.div_ceil(UNIT))?;
-        for run in &runs {
-            let buffer = &mut buffers[run.buffer];
-            if !buffer.has_memory {
-                // Asked for, not just touched: at a limit that would be a SIGBUS.
-                let size = BUFFER_SIZE as usize;
-                self.shared.mapping.populate(run.buffer * size, size).ok()?;
-                buffer.has_memory = true;
-                buffer.idle_since = Some(Instant::now());
+        let mut runs = find_runs(&buffers, units)?;
+        if !self.shared.populate(&mut buffers, &runs) {
+            // Then what has memory must do.
+            let mut others = buffers.clone();
+            for buffer in others.iter_mut().filter(|buffer| !buffer.has_memory) {
+                buffer.used = [u64::MAX; UNITS / 64];
             }
+            runs = find_runs(&others, units)?;
         }
         for run in &runs {
             let buffer = &mut buffers[run.buffer];
@@ -235,11 +234,28 @@ impl std::fmt::Debug for Area {
 fn map(context: &Context, parameters: &MemoryParameters) -> Result<Mapping> {
     let length = parameters.buffer_count as usize * parameters.buffer_size as usize;
     Mapping::new(context.as_fd(), parameters.area_offset, length, true)
-        .and_then(|mapping| mapping.keep_from_children().map(|()| mapping))
+        .and_then(Mapping::kept_from_children)
         .map_err(|error| Error::call("mmap of the registration area", error))
 }
 
 impl Shared {
+    /// Gives memory to the buffers that have none; `false` at a limit.
+    fn populate(&self, buffers: &mut [Buffer], runs: &[Run]) -> bool {
+        runs.iter().all(|run| {
+            let buffer = &mut buffers[run.buffer];
+            if !buffer.has_memory {
+                // Asked for, not just touched: at a limit that would be a SIGBUS.
+                let size = BUFFER_SIZE as usize;
+                if self.mapping.populate(run.buffer * size, size).is_err() {
+                    return false;
+                }
+                buffer.has_memory = true;
+                buffer.idle_since = Some(Instant::now());
+            }
+            true
+        })
+    }
+
     /// A panic elsewhere leaves no lease half made, so a poisoned lock is as good as another.
     fn lock(&self) -> MutexGuard<'_, Vec<Buffer>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -295,10 +311,11 @@ impl std::fmt::Debug for Attached {
 
 /// Room in an [`Area`]; given back when dropped.
 ///
-/// Keep it until the [`RdmaComplete`](crate::Event::RdmaComplete) (or, with `quiet`, any later completion of
-/// the same connection) of each transfer that names it: dropped earlier, the room may go to somebody
-/// else while the device still moves data there. Nothing worse happens, neither to other processes
-/// nor to memory outside the area.
+/// Keep it until the [`RdmaComplete`](crate::Event::RdmaComplete) of each transfer that names it or, with
+/// `quiet`, of a later transfer of the same kind on the same connection. (The completion of another
+/// kind says nothing: RDMA reads pass what waits for credits.) Dropped earlier, the room may go to
+/// somebody else while the device still moves data there. Nothing worse happens, neither to other
+/// processes nor to memory outside the area.
 pub struct Lease {
     shared: Arc<Shared>,
     runs: Vec<Run>,
@@ -445,7 +462,7 @@ pub struct StatusSnapshot {
     pub abi_version: u32,
     /// Connections in the context.
     pub connections: u32,
-    /// The connection, if the context has exactly one.
+    /// The connection, if the context has exactly one, or none any more.
     pub connection: Option<ConnectionStatus>,
 }
 
@@ -556,17 +573,20 @@ impl StatusSnapshot {
         Self {
             abi_version: record.abi_version.get(),
             connections: record.connections.get(),
-            connection: state.map(|state| ConnectionStatus {
-                id: ConnectionId::new(record.connection.get()),
-                state,
-                reason: (reason != 0).then(|| EndReason::new(reason)),
-                fabric: Fabric::from_number(record.fabric.get()),
-                local: address::from_record(&record.local),
-                peer: address::from_record(&record.peer),
-                negotiated: record.negotiated,
-                bytes_accepted: record.bytes_accepted.get(),
-                bytes_completed: record.bytes_completed.get(),
-            }),
+            // With several, the page may be about any of them.
+            connection: state
+                .filter(|_| record.connections.get() <= 1)
+                .map(|state| ConnectionStatus {
+                    id: ConnectionId::new(record.connection.get()),
+                    state,
+                    reason: (reason != 0).then(|| EndReason::new(reason)),
+                    fabric: Fabric::from_number(record.fabric.get()),
+                    local: address::from_record(&record.local),
+                    peer: address::from_record(&record.peer),
+                    negotiated: record.negotiated,
+                    bytes_accepted: record.bytes_accepted.get(),
+                    bytes_completed: record.bytes_completed.get(),
+                }),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Registered {
 /// Zeroed memory of this process that can be registered, and that is only copied from and to.
 ///
 /// It may be dropped at any time: a transfer under way keeps the pages, which nobody else gets
-/// before it is done. A child made by fork() does not have it.
+/// before it is done. A child made by fork() does not have it, and dropping it there does nothing.
 pub struct OwnMemory {
     mapping: Mapping,
 }
@@ -75,7 +75,7 @@ impl OwnMemory {
             return Err(Error::Refused("registered memory has 1 byte to 1 GiB"));
         }
         Mapping::anonymous(length)
-            .and_then(|mapping| mapping.keep_from_children().map(|()| mapping))
+            .and_then(Mapping::kept_from_children)
             .map(|mapping| Self { mapping })
             .map_err(|error| Error::call("mmap", error))
     }
@@ -123,15 +123,17 @@ impl std::fmt::Debug for OwnMemory {
     }
 }
 
-impl Batch<'_> {
-    /// Registers `memory`. Completed by [`MemoryRegistered`](crate::Event::MemoryRegistered). Taken
-    /// only from a process that has mapped the [`Area`](crate::Area) through this context.
+impl<'p> Batch<'p> {
+    /// Registers `memory`, which stays at least until this was submitted. Completed by
+    /// [`MemoryRegistered`](crate::Event::MemoryRegistered). Taken only from a process that has mapped the
+    /// [`Area`](crate::Area) through this context.
     ///
     /// Fails with `EFAULT` without that mapping and with `ENOMEM` beyond RLIMIT_MEMLOCK.
-    pub fn register_memory(&mut self, memory: &OwnMemory, user_data: u64) -> Result<()> {
+    pub fn register_memory(&mut self, memory: &'p OwnMemory, user_data: u64) -> Result<()> {
         let start = memory.pointer();
         // SAFETY: no Rust object lives there, and nobody has a reference into it: it is copied from
-        // and to only. Should it be unmapped meanwhile, the driver keeps the pages.
+        // and to only. It is there when this is submitted, since the batch borrows it; should it be
+        // unmapped later, the driver keeps the pages.
         unsafe { self.register_raw(start, memory.len(), user_data) }
     }
 
@@ -163,7 +165,8 @@ impl Batch<'_> {
 
     /// Gives registered memory up. Completed by
     /// [`MemoryUnregistered`](crate::Event::MemoryUnregistered) when no transfer uses it any more.
-    /// Fails with `ENOENT` if this context has no such handle.
+    /// Fails with `EFAULT` if this process has no such handle, or has not mapped the area through this
+    /// context.
     pub fn unregister_memory(&mut self, handle: MemoryHandle, user_data: u64) -> Result<()> {
         let body = command::UnregisterMemory {
             handle: handle.number().into(),

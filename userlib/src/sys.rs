@@ -197,10 +197,12 @@ pub(crate) fn poll(
 ///
 /// # Invariants
 ///
-/// `start` is the first of `length` mapped bytes, which stay mapped as long as this lives.
+/// `start` is the first of `length` mapped bytes, which stay mapped as long as this lives: in the process
+/// `maker`, or if that is not said also in children that inherit them.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     length: usize,
+    maker: Option<u32>,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread.
@@ -250,7 +252,11 @@ impl Mapping {
         }
         let start = NonNull::new(start.cast()).ok_or(Error::from_raw_os_error(libc::ENOMEM))?;
         // INVARIANT: mmap() has just mapped `length` bytes there.
-        Ok(Self { start, length })
+        Ok(Self {
+            start,
+            length,
+            maker: None,
+        })
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -299,7 +305,7 @@ impl Mapping {
         let words = unsafe { NonNull::slice_from_raw_parts(words, to.len()).as_ref() };
         for attempt in 0..100_000 {
             let before = sequence.load(Ordering::Acquire);
-            if before % 2 == 0 {
+            if u32::from_le(before) % 2 == 0 {
                 for (to, word) in to.iter_mut().zip(words) {
                     *to = word.load(Ordering::Relaxed).to_ne_bytes();
                 }
@@ -325,12 +331,24 @@ impl Mapping {
         self.advise(offset, length, libc::MADV_POPULATE_WRITE)
     }
 
-    /// Leaves the mapping out of children made by fork().
-    pub(crate) fn keep_from_children(&self) -> Result<()> {
-        self.advise(0, self.length, libc::MADV_DONTFORK)
+    /// Leaves the mapping out of children made by fork(). What stands at its addresses in a child is
+    /// the child's, and left alone.
+    pub(crate) fn kept_from_children(self) -> Result<Self> {
+        self.advise(0, self.length, libc::MADV_DONTFORK)?;
+        let mut own = self;
+        own.maker = Some(std::process::id());
+        Ok(own)
+    }
+
+    /// Whether the calling process has it: it is not a child that it was kept from.
+    fn is_here(&self) -> bool {
+        self.maker.is_none_or(|maker| maker == std::process::id())
     }
 
     fn advise(&self, offset: usize, length: usize, advice: i32) -> Result<()> {
+        if !self.is_here() {
+            return Err(Error::from_raw_os_error(libc::EFAULT));
+        }
         let start = self.pointer(offset, length);
         // SAFETY: inside our own mapping. No advice frees what Rust objects live in.
         let result = unsafe { libc::madvise(start.as_ptr().cast(), length, advice) };
@@ -344,8 +362,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: by the type invariant; nothing can use it any more. It cannot fail.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+        if self.is_here() {
+            // SAFETY: by the type invariant; nothing can use it any more. It cannot fail.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use usmbd::{
 use zerocopy::{FromZeros, IntoBytes};
 
 /// What one submit of this batch writes: one record.
-fn written(fill: impl FnOnce(&mut Batch<'_>)) -> (Command, u16, u64, Vec<u8>) {
+fn written<'p>(fill: impl FnOnce(&mut Batch<'p>)) -> (Command, u16, u64, Vec<u8>) {
     let mut batch = Batch::new();
     fill(&mut batch);
     let mut all = commands(&batch.to_bytes());
@@ -177,6 +177,37 @@ fn own_memory_is_zeroed_and_registered_where_it_lies() {
     let handle = MemoryHandle::new(0x8000_0001);
     let (unregister, ..) = written(|batch| batch.unregister_memory(handle, 0).unwrap());
     assert!(matches!(unregister, Command::UnregisterMemory(u) if u.handle.get() == 0x8000_0001));
+}
+
+#[test]
+fn a_child_leaves_alone_what_it_has_where_its_parent_has_memory() {
+    const LENGTH: usize = 1 << 20;
+    let memory = OwnMemory::new(LENGTH).unwrap();
+    let start = memory.pointer().as_ptr();
+    // SAFETY: the child makes system calls and ends; no lock is taken there.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: the parent's memory is not here, and nothing else is replaced.
+        let there = unsafe {
+            libc::mmap(
+                start.cast(),
+                LENGTH,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                -1,
+                0,
+            )
+        };
+        drop(memory);
+        // SAFETY: where nothing is mapped, it fails.
+        let stays = unsafe { libc::madvise(there, LENGTH, libc::MADV_POPULATE_READ) } == 0;
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(if there == start.cast() && stays { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: `status` is ours.
+    let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!((ended, status), (child, 0));
 }
 
 #[test]
