@@ -41,7 +41,7 @@ pub enum Destination {
 /// The settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
-    /// A bind() to this port is what we wait for.
+    /// A bind() to this TCP port is what we wait for; 0: to none.
     pub port: u16,
     pub rdma_port: u16,
     pub iwarp_port: u16,
@@ -118,6 +118,11 @@ impl Config {
     pub fn is_meant(&self, program: &OsStr) -> bool {
         let waits = self.port != 0 || !self.connect.is_empty();
         waits && self.programs.iter().any(|name| program == name.as_str())
+    }
+
+    /// Whether a bind() to this address is what we wait for. Port 0, which asks for any port, never is.
+    pub fn is_bound_to(&self, to: SocketAddr) -> bool {
+        self.port != 0 && to.port() == self.port
     }
 
     /// Whether a connect() to this address shall be by SMB Direct.
@@ -200,6 +205,21 @@ mod tests {
         assert!(is_taken(&config, "10.9.0.1:445") && is_taken(&config, "[fd00:9:1::1]:5445"));
         assert!(!is_taken(&config, "10.9.0.1:139") && !is_taken(&config, "10.9.0.2:445"));
         assert!(!is_taken(&read(&[]), "10.9.0.1:445"));
+    }
+
+    #[test]
+    fn only_the_port_named_is_taken() {
+        let is_taken = |config: &Config, to: &str| config.is_bound_to(to.parse().unwrap());
+        let config = read(&[]);
+        assert!(is_taken(&config, "0.0.0.0:5445") && is_taken(&config, "[::1]:5445"));
+        assert!(!is_taken(&config, "0.0.0.0:445") && !is_taken(&config, "0.0.0.0:0"));
+        // Who only connects binds to any port, too.
+        let config = read(&[
+            ("USMBD_PRELOAD_PORT", "0"),
+            ("USMBD_PRELOAD_CONNECT", "10.9.0.1"),
+        ]);
+        assert!(config.is_meant("smbd".as_ref()));
+        assert!(!is_taken(&config, "0.0.0.0:0"));
     }
 
     #[test]

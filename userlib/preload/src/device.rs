@@ -5,8 +5,10 @@
 use crate::process;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use usmbd::abi::memory::BUFFER_SIZE;
 use usmbd::{
     Area, Attached, Batch, ConnectionStatus, Context, Error, Interest, Readiness, Result,
     StatusPage, Wait,
@@ -25,9 +27,31 @@ pub trait Device {
     /// Of the connection: bytes of messages taken for sending, and of those sent.
     fn bytes(&self) -> Result<(u64, u64)>;
     /// The registration area, mapped at the first call.
-    fn area(&mut self) -> Result<Area>;
+    fn area(&mut self) -> Result<SharedArea>;
     /// Whether the area keeps this context alive beyond its descriptor.
     fn is_pinned(&self) -> bool;
+}
+
+/// The registration area as all connections of this process use it.
+#[derive(Clone)]
+pub struct SharedArea {
+    pub area: Area,
+    /// Bytes of it for the data of WRITEs.
+    pub fetched: Arc<AtomicUsize>,
+}
+
+impl SharedArea {
+    pub fn new(area: Area) -> Self {
+        Self {
+            area,
+            fetched: Arc::default(),
+        }
+    }
+
+    /// Bytes that there is room for.
+    pub fn size(&self) -> usize {
+        self.area.buffer_count() * BUFFER_SIZE as usize
+    }
 }
 
 /// A descriptor of the device that belongs to the program: never closed here.
@@ -39,9 +63,9 @@ pub struct Descriptor {
 
 enum Attachment {
     /// The area came to be through this context.
-    Owner(Area),
+    Owner(SharedArea),
     Guest {
-        area: Area,
+        area: SharedArea,
         _attached: Attached,
     },
 }
@@ -51,7 +75,7 @@ static AREA: Mutex<Option<Shared>> = Mutex::new(None);
 
 struct Shared {
     process: u32,
-    area: Area,
+    area: SharedArea,
     users: usize,
 }
 
@@ -98,7 +122,7 @@ impl Device for Descriptor {
         self.status.bytes()
     }
 
-    fn area(&mut self) -> Result<Area> {
+    fn area(&mut self) -> Result<SharedArea> {
         match &self.attached {
             Some(Attachment::Owner(area) | Attachment::Guest { area, .. }) => {
                 return Ok(area.clone())
@@ -116,7 +140,7 @@ impl Device for Descriptor {
             std::mem::forget(shared.take());
         }
         if let Some(shared) = shared.as_mut() {
-            let attached = shared.area.attach(&self.context, &parameters)?;
+            let attached = shared.area.area.attach(&self.context, &parameters)?;
             shared.users += 1;
             let area = shared.area.clone();
             self.attached = Some(Attachment::Guest {
@@ -125,7 +149,7 @@ impl Device for Descriptor {
             });
             return Ok(area);
         }
-        let area = Area::map(&self.context, &parameters)?;
+        let area = SharedArea::new(Area::map(&self.context, &parameters)?);
         *shared = Some(Shared {
             process,
             area: area.clone(),

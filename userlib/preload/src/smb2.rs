@@ -26,9 +26,6 @@ pub const READ: u16 = 8;
 /// [`Header::command`]: WRITE.
 pub const WRITE: u16 = 9;
 
-/// Status: what we answer a READ with whose data we cannot place.
-pub const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
-
 /// Channel of a READ or WRITE: none, the data goes inline.
 pub const CHANNEL_NONE: u32 = 0;
 /// Channel of a READ or WRITE: buffer descriptors V1.

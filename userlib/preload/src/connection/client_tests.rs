@@ -91,3 +91,21 @@ fn a_send_that_had_to_wait_leaves_nothing_to_read() {
     connection.settle();
     assert!(!is_readable(&script));
 }
+
+#[test]
+fn an_event_that_comes_after_the_retry_does_not_end_the_connection() {
+    let (script, mut connection) = pair();
+    assert_eq!(connection.send(&[b"\0\0\0\x05hello"], false).unwrap(), 9);
+    connection.settle();
+    let ready = event::SendReady {
+        connection: 7.into(),
+    };
+    script.event(0, ready, &[]);
+    let error = receive(&mut connection, 4).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINTR));
+    assert!(!is_readable(&script));
+    // In front of bytes it does not show.
+    script.event(0, ready, &[]);
+    script.message(b"hello", 1340);
+    assert_eq!(receive(&mut connection, 4).unwrap(), b"\0\0\0\x05");
+}

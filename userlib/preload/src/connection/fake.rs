@@ -3,7 +3,7 @@
 //! A device that is a script: events to read, and a record of what was written.
 
 use super::{Connection, Side};
-use crate::device::Device;
+use crate::device::{Device, SharedArea};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,7 +17,7 @@ use usmbd::abi::event::{self, Body};
 use usmbd::abi::record::{BatchHeader, Header as RecordHeader};
 use usmbd::{
     Area, Batch, ConnectionId, ConnectionStatus, Context, Error, Interest, MemoryParameters,
-    Readiness, Result,
+    Readiness, Result, State,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -66,10 +66,13 @@ pub struct Fake {
     seen: RefCell<Vec<Seen>>,
     /// Records taken until EAGAIN.
     pub room: Cell<usize>,
+    /// The errno of the next batch.
+    pub refusal: Cell<Option<i32>>,
     pub accepted: Cell<u64>,
     pub completed: Cell<u64>,
     pub memory: File,
-    area: Area,
+    pub area: SharedArea,
+    pub state: Cell<State>,
     _context: Context,
 }
 
@@ -90,15 +93,17 @@ impl Script {
             buffer_size: BUFFER as u32,
             status_page_length: 4096,
         };
-        let area = Area::map(&context, &parameters).unwrap();
+        let area = SharedArea::new(Area::map(&context, &parameters).unwrap());
         Self(Rc::new(Fake {
             events: RefCell::default(),
             seen: RefCell::default(),
             room: Cell::new(usize::MAX),
+            refusal: Cell::new(None),
             accepted: Cell::new(0),
             completed: Cell::new(0),
             memory,
             area,
+            state: Cell::new(State::Established),
             _context: context,
         }))
     }
@@ -191,6 +196,12 @@ fn ranges(tail: &[u8], count: u16) -> Vec<(u64, usize)> {
 
 impl Device for Script {
     fn submit(&self, batch: &mut Batch<'_>) -> Result<usize> {
+        if let Some(code) = self.0.refusal.take() {
+            return Err(Error::Call {
+                what: "write",
+                error: io::Error::from_raw_os_error(code),
+            });
+        }
         let mut count = 0;
         let bytes = batch.to_bytes();
         let mut rest = &bytes[..];
@@ -241,7 +252,7 @@ impl Device for Script {
         };
         Ok(Some(ConnectionStatus {
             id: ConnectionId::new(7),
-            state: usmbd::State::Established,
+            state: self.0.state.get(),
             reason: None,
             fabric: usmbd::Fabric::RoCE,
             local: None,
@@ -256,7 +267,7 @@ impl Device for Script {
         Ok((self.0.accepted.get(), self.0.completed.get()))
     }
 
-    fn area(&mut self) -> Result<Area> {
+    fn area(&mut self) -> Result<SharedArea> {
         Ok(self.0.area.clone())
     }
 

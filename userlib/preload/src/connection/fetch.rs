@@ -3,10 +3,12 @@
 //! Messages from the client that wait for smbd, and for their data.
 
 use super::{Connection, PREFIX};
-use crate::device::Device;
+use crate::device::{Device, SharedArea};
 use crate::log;
 use crate::rewrite::{Fetch, Request, Segment};
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
 use usmbd::{Batch, Error, Lease, MemoryRange, Piece};
 
 /// A message for smbd.
@@ -28,11 +30,42 @@ enum State {
     Moving {
         user_data: u64,
         fetch: Fetch,
-        lease: Lease,
+        room: Room,
     },
-    Done(Lease),
+    Done(Room),
     /// The data will not come; the connection is ending.
     Failed,
+}
+
+/// Room for the data of a WRITE.
+struct Room {
+    lease: Lease,
+    _share: Share,
+}
+
+/// Bytes that are counted as for the data of WRITEs.
+struct Share {
+    bytes: usize,
+    fetched: Arc<AtomicUsize>,
+}
+
+impl Share {
+    fn new(bytes: usize, fetched: Arc<AtomicUsize>) -> Self {
+        fetched.fetch_add(bytes, Relaxed);
+        Self { bytes, fetched }
+    }
+
+    /// Whether the area has half of its bytes left for answers, or there is nothing but this.
+    fn is_fair(&self, area: &SharedArea) -> bool {
+        let all = self.fetched.load(Relaxed);
+        all == self.bytes || 2 * all <= area.size()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.fetched.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl Incoming {
@@ -105,7 +138,7 @@ impl Incoming {
                 Segment::Bytes(bytes) => sink.bytes(bytes),
                 Segment::Zeros(count) => sink.push(*count, |_, room| room.fill(0)),
                 Segment::Data(index) => {
-                    if let Some(State::Done(lease)) = self.fetches.get(*index) {
+                    if let Some(State::Done(Room { lease, .. })) = self.fetches.get(*index) {
                         sink.push(lease.len(), |at, room| lease.read(at, room));
                     }
                 }
@@ -189,26 +222,29 @@ impl<D: Device> Connection<D> {
     pub(super) fn start_fetches(&mut self) {
         let mut incoming = std::mem::take(&mut self.incoming);
         'all: for message in &mut incoming {
+            let mut has_begun = false;
             for state in &mut message.fetches {
                 if let State::Waiting(fetch) = state {
-                    match self.start(fetch) {
+                    match self.start(fetch, has_begun) {
                         Some(next) => *state = next,
                         None => break 'all,
                     }
                 }
+                has_begun = true;
             }
         }
         self.incoming = incoming;
     }
 
-    /// What a waiting fetch becomes; `None` if it has to go on waiting.
-    fn start(&mut self, fetch: &Fetch) -> Option<State> {
+    /// What a waiting fetch becomes; `None` if it has to go on waiting. `has_begun`: its message has
+    /// room for other data already.
+    fn start(&mut self, fetch: &Fetch, has_begun: bool) -> Option<State> {
         if self.is_ending || self.ended.is_some() {
             return None;
         }
         let length = fetch.length as usize;
-        let lease = match self.lease(length) {
-            Ok(lease) => lease?,
+        let room = match self.room(fetch, has_begun) {
+            Ok(room) => room?,
             Err(_) => {
                 self.fail("a WRITE by RDMA, and no memory for it");
                 return Some(State::Failed);
@@ -216,8 +252,8 @@ impl<D: Device> Connection<D> {
         };
         let user_data = self.next();
         let mut batch = Batch::new();
-        let ranges = lease.ranges(length);
-        touch(&lease, &ranges);
+        let ranges = room.lease.ranges(length);
+        touch(&room.lease, &ranges);
         let result = batch
             .rdma_read(self.id, user_data, false, &ranges, &fetch.descriptors)
             .and_then(|()| self.device.submit(&mut batch));
@@ -227,7 +263,7 @@ impl<D: Device> Connection<D> {
                 Some(State::Moving {
                     user_data,
                     fetch: fetch.clone(),
-                    lease,
+                    room,
                 })
             }
             Err(Error::WouldBlock) => None,
@@ -238,32 +274,46 @@ impl<D: Device> Connection<D> {
         }
     }
 
+    /// Room for data of a WRITE; `None` if there is none just now.
+    ///
+    /// smbd does not read while many answers of its wait to be sent. If what it has not read took all
+    /// of the area, they would wait for good. A message that has begun goes on even so: two of them
+    /// could wait for each other.
+    fn room(&mut self, fetch: &Fetch, has_begun: bool) -> io::Result<Option<Room>> {
+        let shared = self.area()?;
+        let share = Share::new(fetch.room(), shared.fetched.clone());
+        if !has_begun && !share.is_fair(&shared) {
+            return Ok(None);
+        }
+        let lease = self.lease(fetch.length as usize)?;
+        Ok(lease.map(|lease| Room {
+            lease,
+            _share: share,
+        }))
+    }
+
     pub(super) fn finish_fetch(&mut self, user_data: u64, is_good: bool) {
-        for state in self
+        let mut states = self
             .incoming
             .iter_mut()
-            .flat_map(|message| &mut message.fetches)
-        {
-            match std::mem::replace(state, State::Failed) {
-                State::Moving {
-                    user_data: mine,
-                    fetch,
-                    lease,
-                } if mine == user_data => {
-                    self.leased -= lease.len();
-                    if is_good {
-                        self.counters.writes += 1;
-                        self.counters.bytes_read += u64::from(fetch.length);
-                        log::debug(format_args!(
-                            "WRITE {}: {} bytes by RDMA READ from {} descriptors",
-                            fetch.message_id,
-                            fetch.length,
-                            fetch.descriptors.len()
-                        ));
-                        *state = State::Done(lease);
-                    }
-                }
-                other => *state = other,
+            .flat_map(|message| &mut message.fetches);
+        let Some(state) = states.find(
+            |state| matches!(state, State::Moving { user_data: mine, .. } if *mine == user_data),
+        ) else {
+            return;
+        };
+        if let State::Moving { fetch, room, .. } = std::mem::replace(state, State::Failed) {
+            self.leased -= room.lease.len();
+            if is_good {
+                self.counters.writes += 1;
+                self.counters.bytes_read += u64::from(fetch.length);
+                log::debug(format_args!(
+                    "WRITE {}: {} bytes by RDMA READ from {} descriptors",
+                    fetch.message_id,
+                    fetch.length,
+                    fetch.descriptors.len()
+                ));
+                *state = State::Done(room);
             }
         }
     }

@@ -16,7 +16,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use crate::device::Device;
+use crate::device::{Device, SharedArea};
 use crate::log;
 use crate::rewrite::Rewriter;
 use fetch::Incoming;
@@ -26,8 +26,10 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use usmbd::abi::command;
 use usmbd::{
-    Area, Batch, ConnectionId, ConnectionStatus, EndReason, Error, Event, Events, Interest, Lease,
+    Batch, ConnectionId, ConnectionStatus, EndReason, Error, Event, Events, Interest, Lease,
+    MemoryRange,
 };
 
 /// The prefix of every message in smbd's stream: zero, then the length in 24 bits.
@@ -36,6 +38,24 @@ const PREFIX: usize = 4;
 const MAX_TRANSFER: u32 = 16 << 20;
 /// Most bytes of messages held back while the data of an earlier one is on its way.
 const MAX_HELD: usize = 64 << 20;
+/// Bytes of messages beyond which no more are taken in for smbd while it sends.
+const MAX_AHEAD: usize = 1 << 20;
+/// Most entries in the lists of RDMA writes under way for another one to be quiet. Together with the
+/// longest lists that a command can have, that is less than the least room that the driver may have
+/// for a context's lists: 128 KiB.
+const MAX_QUIET_ENTRIES: usize = 3500;
+const _: () = {
+    let most = command::MAX_DESCRIPTORS as usize + command::MAX_RANGES as usize;
+    assert!((MAX_QUIET_ENTRIES + most) * size_of::<MemoryRange>() < 128 << 10);
+};
+/// Memory of the area that is unused for so long goes back to the driver, which is looked for as
+/// often. Tests do not wait.
+const TRIM_AFTER: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
+/// How long there may be no room at all in the area before that is logged, and before the connection
+/// ends. It may be a limit of memory that other processes are at: what they leave unused the driver
+/// takes back after a minute.
+const NO_ROOM_LOGGED: Duration = Duration::from_secs(5);
+const NO_ROOM_LIMIT: Duration = Duration::from_secs(90);
 /// How long a close() may wait for what is under way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -88,6 +108,12 @@ pub struct Connection<D: Device> {
     /// Room that RDMA writes may still read from.
     flights: VecDeque<Flight>,
     leased: usize,
+    /// Entries in the lists of these RDMA writes.
+    listed: usize,
+    /// When to look for unused memory of the area; none before it was used.
+    trim_at: Option<Instant>,
+    /// Since when there was no room in it, and whether that was logged.
+    no_room: Option<(Instant, bool)>,
     /// smbd was told EAGAIN, and an event will say when to try again.
     is_blocked: bool,
     /// That was for want of room in the area.
@@ -144,6 +170,9 @@ impl<D: Device> Connection<D> {
             unsent: None,
             flights: VecDeque::new(),
             leased: 0,
+            listed: 0,
+            trim_at: None,
+            no_room: None,
             is_blocked: false,
             lacks_room: false,
             ended: None,
@@ -219,6 +248,24 @@ impl<D: Device> Connection<D> {
             self.take(event);
         }
         Ok(Pumped::Event { more })
+    }
+
+    /// Takes in what is there, but while smbd has enough to read: what it does not take in time is
+    /// better left to the device, which holds up the client.
+    fn pump_all(&mut self) -> io::Result<()> {
+        while !self.is_ahead() {
+            if let Pumped::Nothing = self.pump()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there are many messages for smbd to read, and nothing that the first of them waits for.
+    fn is_ahead(&self) -> bool {
+        self.side() == Side::Server
+            && self.held > MAX_AHEAD
+            && self.incoming.front().is_some_and(Incoming::is_ready)
     }
 
     fn take(&mut self, event: Event<'_>) {
@@ -394,13 +441,16 @@ impl<D: Device> Connection<D> {
         if self.side() == Side::Client {
             return self.settle_client();
         }
-        let is_ready = self.delivered == 0 && self.incoming.front().is_some_and(Incoming::is_ready);
-        let is_starving = self.incoming.iter().any(Incoming::is_waiting) && !self.expects_event();
+        self.trim();
+        let is_ready = self.incoming.front().is_some_and(Incoming::is_ready);
+        // What waits behind a message that is ready goes on when smbd has taken that.
+        let is_starving =
+            !is_ready && self.incoming.iter().any(Incoming::is_waiting) && !self.expects_event();
         if is_starving {
             // Another connection of this process has the room. It will not be long.
             std::thread::sleep(Duration::from_millis(1));
         }
-        if is_ready || is_starving {
+        if (is_ready && self.delivered == 0) || is_starving {
             self.wake();
         }
     }
@@ -424,26 +474,72 @@ impl<D: Device> Connection<D> {
             || self.flights.iter().any(|flight| !flight.is_quiet)
     }
 
+    /// The area.
+    ///
+    /// # Errors
+    ///
+    /// If there is none at all.
+    fn area(&mut self) -> io::Result<SharedArea> {
+        self.device.area().map_err(|error| {
+            log::error(format_args!("{}: no memory for RDMA: {error}", self.name()));
+            from_device(&error)
+        })
+    }
+
     /// Room of the area; `None` if there is none just now.
     ///
     /// # Errors
     ///
     /// If there is no area at all.
     fn lease(&mut self, length: usize) -> io::Result<Option<Lease>> {
-        let area = self.device.area().map_err(|error| {
-            log::error(format_args!("{}: no memory for RDMA: {error}", self.name()));
-            from_device(&error)
-        })?;
+        let shared = self.area()?;
+        self.trim_at
+            .get_or_insert_with(|| Instant::now() + TRIM_AFTER);
         self.reclaim();
-        Ok(area.lease(length))
+        let lease = shared.area.lease(length);
+        match &lease {
+            Some(_) => self.no_room = None,
+            None => self.miss_room(length),
+        }
+        Ok(lease)
+    }
+
+    /// There was no room just now. It will not be long, unless a limit of memory is reached.
+    fn miss_room(&mut self, length: usize) {
+        let (since, is_logged) = self.no_room.get_or_insert_with(|| (Instant::now(), false));
+        let passed = since.elapsed();
+        if passed >= NO_ROOM_LIMIT {
+            self.fail(format_args!(
+                "no memory for {length} bytes by RDMA for {} s",
+                passed.as_secs()
+            ));
+        } else if passed >= NO_ROOM_LOGGED && !std::mem::replace(is_logged, true) {
+            log::error(format_args!(
+                "{}: waiting for memory for {length} bytes by RDMA: is a limit reached \
+                 (user_memory_mib, memory_mib)?",
+                self.name()
+            ));
+        }
+    }
+
+    /// Gives unused memory of the area back: all processes of smbd have one limit together.
+    fn trim(&mut self) {
+        if self.trim_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.trim_at = Some(Instant::now() + TRIM_AFTER);
+        self.reclaim();
+        let Ok(shared) = self.device.area() else {
+            return;
+        };
+        if let Err(error) = shared.area.trim(TRIM_AFTER) {
+            log::debug(format_args!("{}: giving memory back: {error}", self.name()));
+        }
     }
 
     /// Whether half of the area is enough for what is in use, and `length` more.
-    fn is_roomy(&mut self, area: Option<&Area>, length: usize) -> bool {
-        area.is_some_and(|area| {
-            2 * (self.leased + length)
-                <= area.buffer_count() * usmbd::abi::memory::BUFFER_SIZE as usize
-        })
+    fn is_roomy(&mut self, area: Option<&SharedArea>, length: usize) -> bool {
+        area.is_some_and(|area| 2 * (self.leased + length) <= area.size())
     }
 
     fn next(&mut self) -> u64 {

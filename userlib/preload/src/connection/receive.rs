@@ -13,12 +13,14 @@ impl<D: Device> Connection<D> {
     ///
     /// # Errors
     ///
-    /// `EAGAIN` if there are none and `wait` is false; `EINTR` if a signal came.
+    /// `EAGAIN` if there are none and `wait` is false; `EINTR` if a signal came, and where a client
+    /// came for an event that brought none.
     pub fn receive(&mut self, to: &mut [IoSliceMut<'_>], wait: bool) -> io::Result<usize> {
         if to.iter().all(|room| room.is_empty()) {
             return Ok(0);
         }
         let mut is_drained = false;
+        let mut has_read = false;
         loop {
             if self.incoming.front().is_some_and(Incoming::is_ready) {
                 return Ok(self.deliver(to));
@@ -27,10 +29,17 @@ impl<D: Device> Connection<D> {
                 return Ok(0);
             }
             if is_drained && !wait {
-                return Err(errno(libc::EAGAIN));
+                // A client that was called for nothing would give up at EAGAIN.
+                return Err(errno(match self.side() {
+                    Side::Client if has_read => libc::EINTR,
+                    _ => libc::EAGAIN,
+                }));
             }
             match self.pump()? {
-                Pumped::Event { more } => is_drained = !more,
+                Pumped::Event { more } => {
+                    has_read = true;
+                    is_drained = !more;
+                }
                 Pumped::Nothing if wait => {
                     self.settle();
                     self.device

@@ -2,17 +2,19 @@
 
 //! What smbd writes.
 
-use super::{errno, from_device, Connection, Pumped, Side, PREFIX};
+use super::{errno, from_device, Connection, Side, MAX_QUIET_ENTRIES, PREFIX};
 use crate::device::Device;
 use crate::log;
 use crate::rewrite::{Gather, Reply, Segment};
 use std::io;
-use usmbd::{Batch, Error, Interest, Lease, SendOptions, Token};
+use usmbd::{Batch, Error, Interest, Lease, SendOptions, State, Token};
 
 /// The room of one RDMA write that was given to the device.
 pub(super) struct Flight {
     user_data: u64,
     lease: Lease,
+    /// In its lists.
+    entries: usize,
     /// Nothing will tell of its completion but the message behind it.
     pub(super) is_quiet: bool,
     /// When so many bytes of messages are acknowledged, this write is long done.
@@ -105,10 +107,14 @@ impl<D: Device> Connection<D> {
         loop {
             match self.send_message(&message)? {
                 Sent::Yes if is_client => {
-                    while let Pumped::Event { .. } = self.pump()? {}
+                    self.pump_all()?;
                     return Ok(());
                 }
                 Sent::Yes => return Ok(()),
+                // The device is readable all the while, and may have room without being read.
+                Sent::NotYet if wait && self.is_ahead() => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
                 Sent::NotYet if wait => {
                     // Whatever it waits for shows as an event, or as room for records.
                     self.device
@@ -117,7 +123,7 @@ impl<D: Device> Connection<D> {
                             Some(std::time::Duration::from_millis(100)),
                         )
                         .map_err(|error| from_device(&error))?;
-                    while let Pumped::Event { .. } = self.pump()? {}
+                    self.pump_all()?;
                     if self.ended.is_some() {
                         return Err(errno(libc::EPIPE));
                     }
@@ -197,7 +203,7 @@ impl<D: Device> Connection<D> {
                 Err(error) => return Err(self.send_failed(&error)),
             }
             // Events that wait to be read may be what is in the way.
-            while let Pumped::Event { .. } = self.pump()? {}
+            self.pump_all()?;
         }
         Ok(Sent::NotYet)
     }
@@ -208,6 +214,8 @@ impl<D: Device> Connection<D> {
         for placement in &reply.placements {
             match self.lease(placement.data.len()) {
                 Ok(Some(lease)) => leases.push(lease),
+                // smbd may not read before it has sent, so it would not hear of the end.
+                Ok(None) if self.is_over() => return Err(errno(libc::EPIPE)),
                 Ok(None) => {
                     self.lacks_room = true;
                     return Ok(Sent::NotYet);
@@ -227,9 +235,12 @@ impl<D: Device> Connection<D> {
                 lease.write(at, part);
                 at += part.len();
             }
-            let is_quiet = self.is_roomy(area.as_ref(), lease.len());
             let user_data = self.next();
             let ranges = lease.ranges(lease.len());
+            let entries = ranges.len() + placement.descriptors.len();
+            // Where the device has no room for lists, only a completion tells of it: one will come.
+            let is_quiet = self.is_roomy(area.as_ref(), lease.len())
+                && self.listed + entries <= MAX_QUIET_ENTRIES;
             batch
                 .rdma_write(
                     self.id,
@@ -240,6 +251,7 @@ impl<D: Device> Connection<D> {
                 )
                 .map_err(|error| self.send_failed(&error))?;
             self.leased += lease.len();
+            self.listed += entries;
             self.counters.reads += 1;
             self.counters.bytes_written += lease.len() as u64;
             log::debug(format_args!(
@@ -256,6 +268,7 @@ impl<D: Device> Connection<D> {
             flights.push(Flight {
                 user_data,
                 lease,
+                entries,
                 is_quiet,
                 done_at: u64::MAX,
             });
@@ -300,7 +313,10 @@ impl<D: Device> Connection<D> {
                 Err(error) => {
                     // What was taken before may still be under way.
                     self.flights.extend(unsent.flights);
-                    self.send_failed(&error);
+                    // smbd thinks the message sent, so its client would wait for good.
+                    if self.send_failed(&error).raw_os_error() != Some(libc::EPIPE) {
+                        self.fail("a message that smbd thinks sent was refused");
+                    }
                     return;
                 }
             }
@@ -326,11 +342,12 @@ impl<D: Device> Connection<D> {
         let Ok((_, completed)) = self.device.bytes() else {
             return;
         };
-        let leased = &mut self.leased;
+        let (leased, listed) = (&mut self.leased, &mut self.listed);
         self.flights.retain(|flight| {
             let is_over = flight.done_at <= completed;
             if is_over {
                 *leased -= flight.lease.len();
+                *listed -= flight.entries;
             }
             !is_over
         });
@@ -340,6 +357,7 @@ impl<D: Device> Connection<D> {
         if let Some(index) = self.flights.iter().position(|f| f.user_data == user_data) {
             if let Some(flight) = self.flights.remove(index) {
                 self.leased -= flight.lease.len();
+                self.listed -= flight.entries;
             }
         }
     }
@@ -357,6 +375,12 @@ impl<D: Device> Connection<D> {
             std::thread::sleep(std::time::Duration::from_millis(1));
             self.wake();
         }
+    }
+
+    /// Whether the connection has ended, although DISCONNECTED may still be unread.
+    fn is_over(&self) -> bool {
+        let status = self.status();
+        status.is_ok_and(|status| status.state == State::Disconnected)
     }
 
     fn send_failed(&mut self, error: &Error) -> io::Error {

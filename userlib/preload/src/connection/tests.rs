@@ -187,16 +187,227 @@ fn without_room_smbd_waits_and_is_woken() {
     assert!(matches!(&seen[..], [Seen::Write { data, .. }, Seen::Send { .. }] if data[0] == 4));
 }
 
+/// Of the RDMA reads that were seen, and nothing else was.
+fn fetches(script: &Script) -> Vec<u64> {
+    let number = |seen| match seen {
+        Seen::Read { user_data, .. } => user_data,
+        other => panic!("{other:?}"),
+    };
+    script.seen().into_iter().map(number).collect()
+}
+
 #[test]
-fn what_was_half_taken_is_finished_first() {
+fn data_that_smbd_does_not_take_leaves_room_for_its_answers() {
+    let (script, mut connection) = pair();
+    script.message(&request(smb2::READ, 0, 1 << 20), 4096);
+    receive_message(&mut connection).unwrap();
+    for id in 1..=u64::from(BUFFERS) {
+        script.message(&request(smb2::WRITE, id, 1 << 20), 4096);
+    }
+    assert!(is_again(receive(&mut connection, 4)));
+    let first = fetches(&script);
+    assert_eq!(first.len(), BUFFERS as usize / 2);
+    first
+        .iter()
+        .for_each(|user_data| script.complete(*user_data));
+    // smbd reads nothing, and has something to send.
+    script.message(b"behind", 4096);
+    while let Pumped::Event { .. } = connection.pump().unwrap() {}
+    assert_eq!(script.seen(), []);
+    send(&mut connection, &read_reply(0, &vec![7; 1 << 20])).unwrap();
+    let seen = script.seen();
+    assert!(
+        matches!(
+            &seen[..],
+            [Seen::Write { .. }, Seen::Send { .. }, Seen::Nop]
+        ),
+        "{seen:?}"
+    );
+    // Where it takes what is there, the others follow.
+    receive_message(&mut connection).unwrap();
+    assert_eq!(fetches(&script).len(), 1);
+}
+
+#[test]
+fn connections_of_a_process_share_the_room_for_data() {
+    let (script, mut connection) = pair();
+    let mut other = Connection::new(script.clone(), Side::Server).unwrap();
+    // More than the share of both, and it is alone.
+    let mut compound = request(smb2::WRITE, 1, 2 << 20);
+    compound[20] = 128;
+    compound.extend(request(smb2::WRITE, 2, 1 << 20));
+    script.message(&compound, 4096);
+    assert!(is_again(receive(&mut connection, 4)));
+    let numbers = fetches(&script);
+    assert_eq!(numbers.len(), 2);
+    script.message(&request(smb2::WRITE, 3, 4096), 4096);
+    assert!(is_again(receive(&mut other, 4)));
+    // It looks again soon.
+    assert_eq!(script.seen(), [Seen::Nop]);
+    assert!(is_again(receive(&mut other, 4)));
+    assert_eq!(script.seen(), [Seen::Nop]);
+    script.0.events.take();
+    numbers
+        .iter()
+        .for_each(|user_data| script.complete(*user_data));
+    receive_message(&mut connection).unwrap();
+    script.seen();
+    script.0.events.take();
+    other.start_fetches();
+    assert_eq!(fetches(&script).len(), 1);
+}
+
+#[test]
+fn unused_memory_is_given_back() {
+    let (script, mut connection) = pair();
+    script.message(&request(smb2::READ, 1, 3 << 20), 4096);
+    receive_message(&mut connection).unwrap();
+    send(&mut connection, &read_reply(1, &vec![1; 3 << 20])).unwrap();
+    script.0.completed.set(script.0.accepted.get());
+    assert!(is_again(receive(&mut connection, 4)));
+    assert_eq!(connection.flights.len(), 0);
+    // There is nothing left to do.
+    assert_eq!(script.0.area.area.trim(Duration::ZERO).unwrap(), 0);
+}
+
+#[test]
+fn at_a_limit_of_memory_pieces_of_what_there_is_must_do() {
+    let (script, _) = pair();
+    let area = &script.0.area.area;
+    script.0.memory.set_len(2 << 20).unwrap();
+    let first = area.lease(1 << 20).unwrap();
+    let second = area.lease(4096).unwrap();
+    drop(first);
+    let third = area.lease(4096).unwrap();
+    // Neither buffer has all of it, and there are no others.
+    assert_eq!(area.lease(1 << 20).unwrap().ranges(1 << 20).len(), 2);
+    assert!(area.lease(2 << 20).is_none());
+    drop((second, third));
+}
+
+#[test]
+fn a_limit_of_memory_that_lasts_ends_the_connection() {
+    let long_ago = Instant::now().checked_sub(NO_ROOM_LIMIT).unwrap();
+    // A WRITE.
+    let (script, mut connection) = pair();
+    script.0.memory.set_len(0).unwrap();
+    script.message(&request(smb2::WRITE, 1, 4096), 4096);
+    assert!(is_again(receive(&mut connection, 4)));
+    assert_eq!(script.seen(), [Seen::Nop]);
+    connection.no_room = Some((long_ago, true));
+    assert!(is_again(receive(&mut connection, 4)));
+    assert_eq!(script.seen()[0], Seen::Disconnect);
+    // The answer to a READ.
+    let (script, mut connection) = pair();
+    script.0.memory.set_len(0).unwrap();
+    script.message(&request(smb2::READ, 1, 4096), 4096);
+    receive_message(&mut connection).unwrap();
+    let reply = read_reply(1, &[1; 4096]);
+    assert!(is_again(send(&mut connection, &reply)));
+    connection.no_room = Some((long_ago, true));
+    assert!(is_again(send(&mut connection, &reply)));
+    assert!(script.seen().contains(&Seen::Disconnect));
+    let error = send(&mut connection, &reply).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
+}
+
+#[test]
+fn a_limit_of_memory_that_does_not_last_is_forgotten() {
+    let (script, mut connection) = pair();
+    script.0.memory.set_len(0).unwrap();
+    script.message(&request(smb2::READ, 1, 4096), 4096);
+    receive_message(&mut connection).unwrap();
+    let reply = read_reply(1, &[1; 4096]);
+    assert!(is_again(send(&mut connection, &reply)));
+    assert!(connection.no_room.is_some());
+    script.0.memory.set_len(1 << 20).unwrap();
+    send(&mut connection, &reply).unwrap();
+    assert_eq!(connection.no_room, None);
+}
+
+#[test]
+fn without_room_smbd_hears_of_the_end() {
+    let (script, mut connection) = pair();
+    for id in 0..=u64::from(BUFFERS) {
+        script.message(&request(smb2::READ, id, 1 << 20), 4096);
+        receive_message(&mut connection).unwrap();
+    }
+    for id in 0..u64::from(BUFFERS) {
+        send(&mut connection, &read_reply(id, &vec![1; 1 << 20])).unwrap();
+    }
+    let reply = read_reply(u64::from(BUFFERS), &vec![1; 1 << 20]);
+    assert!(is_again(send(&mut connection, &reply)));
+    script.0.state.set(usmbd::State::Disconnected);
+    let error = send(&mut connection, &reply).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
+}
+
+#[test]
+fn where_lists_fill_the_device_a_completion_will_tell() {
+    let (script, mut connection) = pair();
+    let read = |connection: &mut Connection<Script>, id, descriptors: u16| {
+        let mut message = request(smb2::READ, id, 4096);
+        message[110..112].copy_from_slice(&(16 * descriptors).to_le_bytes());
+        let descriptor = message[112..].to_vec();
+        message.extend(descriptor.repeat(usize::from(descriptors) - 1));
+        script.message(&message, 4096);
+        receive_message(connection).unwrap();
+        send(connection, &read_reply(id, &[6; 4096])).unwrap();
+        match script.seen()[..] {
+            [Seen::Write {
+                quiet, user_data, ..
+            }, Seen::Send { .. }] => (quiet, user_data),
+            ref seen => panic!("{seen:?}"),
+        }
+    };
+    assert!(read(&mut connection, 1, 2000).0);
+    let (is_quiet, loud) = read(&mut connection, 2, 2000);
+    assert!(!is_quiet);
+    script.complete(loud);
+    assert!(is_again(receive(&mut connection, 4)));
+    assert!(read(&mut connection, 3, 1000).0);
+    // What is acknowledged has no lists any more.
+    assert!(!read(&mut connection, 4, 1000).0);
+    script.0.completed.set(script.0.accepted.get());
+    assert!(read(&mut connection, 5, 3000).0);
+}
+
+#[test]
+fn who_cannot_send_takes_in_no_more_than_it_reads_soon() {
+    let (script, mut connection) = pair();
+    let count = 2 * MAX_HELD / 60_000;
+    let message = vec![8; 60_000];
+    (0..count).for_each(|_| script.message(&message, 60_000));
+    script.event(0, event::SendReady::default(), &[]);
+    script.0.room.set(0);
+    for _ in 0..3 {
+        assert!(is_again(send(&mut connection, b"later")));
+        assert!(connection.held <= MAX_AHEAD + message.len());
+    }
+    // smbd reads on, and what tells of room comes behind.
+    for _ in 0..count {
+        assert_eq!(receive_message(&mut connection).unwrap(), message);
+    }
+    assert!(is_again(receive(&mut connection, 4)));
+    send(&mut connection, b"later").unwrap();
+    assert!(matches!(&script.seen()[..], [.., Seen::Send { message, .. }] if message == b"later"));
+}
+
+/// The RDMA write of a READ's answer was taken, its message not: smbd need not know.
+fn half_taken() -> (Script, Connection<Script>) {
     let (script, mut connection) = pair();
     script.message(&request(smb2::READ, 1, 4096), 4096);
     receive_message(&mut connection).unwrap();
     script.0.room.set(1);
     let reply = read_reply(1, &[5; 4096]);
-    // The RDMA write was taken, its message not: smbd need not know.
     assert_eq!(send(&mut connection, &reply).unwrap(), reply.len() + 4);
     assert_eq!(script.seen().len(), 1);
+    (script, connection)
+}
+
+#[test]
+fn what_was_half_taken_is_finished_first() {
+    let (script, mut connection) = half_taken();
     assert!(is_again(send(&mut connection, b"later")));
     assert!(connection.is_blocked());
     script.0.room.set(usize::MAX);
@@ -209,6 +420,18 @@ fn what_was_half_taken_is_finished_first() {
         matches!(&seen[..], [Seen::Send { message: first, .. }, Seen::Send { message, .. }]
         if first.len() == 80 && message == b"later")
     );
+}
+
+#[test]
+fn a_reply_that_is_lost_ends_the_connection() {
+    let (script, mut connection) = half_taken();
+    // smbd thinks it sent, and the device does not take the rest of it.
+    script.0.refusal.set(Some(libc::ENOMEM));
+    script.event(0, event::SendReady::default(), &[]);
+    assert!(is_again(receive(&mut connection, 4)));
+    assert_eq!(script.seen(), [Seen::Disconnect]);
+    let error = send(&mut connection, b"later").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
 }
 
 #[test]

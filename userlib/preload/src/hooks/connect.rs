@@ -30,7 +30,7 @@ fn is_meant(config: &Config, fd: c_int, to: SocketAddr) -> bool {
     config.is_connected_to(to) && (table::is_ours(fd, false) || is_stream(fd))
 }
 
-fn is_stream(fd: c_int) -> bool {
+pub(super) fn is_stream(fd: c_int) -> bool {
     let mut kind: c_int = 0;
     let mut length = size_of::<c_int>() as socklen_t;
     // SAFETY: both pointers are to variables of the right size.

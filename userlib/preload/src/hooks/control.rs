@@ -2,6 +2,7 @@
 
 //! Calls that make, end and ask about descriptors.
 
+use super::connect::is_stream;
 use super::data::hook;
 use super::{active, answer};
 use crate::connection::Side;
@@ -28,7 +29,8 @@ hook! { bind(fd: c_int, to: *const sockaddr, length: socklen_t) -> c_int {
     };
     // SAFETY: as libc's function of this name asks of its caller.
     match unsafe { address::read(to, length) } {
-        Some(to) if to.port() == config.port => {
+        // A datagram socket of that port is not SMB's.
+        Some(to) if config.is_bound_to(to) && is_stream(fd) => {
             answer(|| listener::bind(config, fd, to).map(|()| 0))
         }
         // SAFETY: the caller's own arguments, handed on as they came.

@@ -32,6 +32,11 @@ const MAX_PENDING: usize = 32 << 10;
 /// Most descriptors that these requests may have together: 8 MiB of memory.
 const MAX_PENDING_DESCRIPTORS: usize = 512 << 10;
 
+/// Room in the registration area is given out in units of this many bytes.
+const UNIT: usize = 4096;
+/// Most room that the data of one message may take: half of the area, which has 64 MiB.
+const MAX_ROOM: usize = 32 << 20;
+
 /// A part of a rewritten message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Segment {
@@ -58,6 +63,8 @@ pub enum Refused {
     TooManyRequests,
     /// With its data in place, the message is longer than smbd can take.
     TooLong,
+    /// Its data would take more than half of the registration area.
+    TooManyWrites,
 }
 
 impl fmt::Display for Refused {
@@ -70,6 +77,7 @@ impl fmt::Display for Refused {
             Self::MalformedReply => "smbd's answer to a READ has an unknown form",
             Self::TooManyRequests => "the client has too many requests with a channel under way",
             Self::TooLong => "a compound with its data in place is longer than 16 MiB",
+            Self::TooManyWrites => "a compound has more WRITEs than there is room for their data",
         })
     }
 }

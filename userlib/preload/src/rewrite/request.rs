@@ -2,7 +2,7 @@
 
 //! From the client to smbd.
 
-use super::{Pending, Refused, Rewriter, Segment, Target};
+use super::{Pending, Refused, Rewriter, Segment, Target, MAX_ROOM, UNIT};
 use crate::smb2::{self, at, put, Header, ReadRequest, WriteRequest};
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +33,13 @@ pub struct Fetch {
     pub length: u32,
     /// Where it lies; at least as many bytes.
     pub descriptors: Vec<BufferDescriptorV1>,
+}
+
+impl Fetch {
+    /// Bytes of the area that it takes.
+    pub fn room(&self) -> usize {
+        (self.length as usize).next_multiple_of(UNIT)
+    }
 }
 
 /// One element of a compound; of an ordinary message the only one.
@@ -83,6 +90,9 @@ impl Rewriter {
         }
         if request.length > smb2::MAX_MESSAGE_LENGTH {
             return Err(Refused::TooLong);
+        }
+        if request.fetches.iter().map(Fetch::room).sum::<usize>() > MAX_ROOM {
+            return Err(Refused::TooManyWrites);
         }
         Ok(request)
     }

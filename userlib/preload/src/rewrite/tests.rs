@@ -366,6 +366,24 @@ fn compounds_are_rewritten_element_by_element() {
 }
 
 #[test]
+fn a_compound_with_more_writes_than_there_is_room_for_is_refused() {
+    let compound = |count: usize| {
+        let write = with(s03(), 64, |body: &mut WriteRequest| {
+            body.remaining_bytes = 1.into();
+        });
+        let first = with(write.clone(), 0, |header: &mut Header| {
+            header.next_command = 128.into();
+        });
+        [first.repeat(count - 1), write].concat()
+    };
+    let most = MAX_ROOM / UNIT;
+    let request = rewriter().request(&mut compound(most)).unwrap();
+    assert_eq!(request.fetches.len(), most);
+    let refused = rewriter().request(&mut compound(most + 1)).err();
+    assert_eq!(refused, Some(Refused::TooManyWrites));
+}
+
+#[test]
 fn the_last_of_a_chain_has_no_padding() {
     let mut rewriter = rewriter();
     rewriter.request(&mut s01()).unwrap();
