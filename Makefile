@@ -8,7 +8,7 @@ export CASES KREL LANE TIMEOUT RUN CMDLINE QEMU PREFIX DESTDIR DISABLE IOCTL
 export BATCHES TIME SEED SUITES GO_ON COVERAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup module stage install vm cases demo test test-all test-raw test-mutants test-debug test-conformance \
+.PHONY: help setup module stage install vm cases demo test test-all test-raw test-mutants test-debug tally test-conformance \
 	test-smbtorture coverage fuzz fuzz-host bench bench-quick clean
 
 help:
@@ -56,6 +56,9 @@ fuzz: module stage
 
 test-debug:
 	@$(VM)/test-debug.sh
+
+tally:
+	@$(VM)/tally.sh
 
 coverage:
 	@$(VM)/host-packages.sh

@@ -20,6 +20,7 @@
 #include <usmbd.h>
 
 #define MOST_WAITING (64u << 20)	/* bytes of one connection's messages */
+#define LOOK_AGAIN 200			/* ms until blocked connections are tried again */
 
 struct message {
 	struct message *next;
@@ -33,7 +34,7 @@ struct connection {
 	uint64_t number;
 	struct message *first, **last;	/* in the order of arrival; the last may be unfinished */
 	uint64_t waiting;		/* bytes of them */
-	int blocked;			/* until SEND_READY */
+	int blocked;			/* until SEND_READY, or the next look */
 };
 
 static struct connection *connections;
@@ -113,6 +114,29 @@ static void echo(struct usmbd *usmbd, struct connection *connection)
 		if (result < 0 && result != -ENOTCONN && result != -ENOENT)
 			usmbd_disconnect(usmbd, connection->number, 0);
 		drop_first(connection);
+	}
+}
+
+/*
+ * How long to wait for events: SEND_READY tells that a connection's queue has room, but none tells that
+ * the context takes commands again.
+ */
+static int patience(void)
+{
+	struct connection *connection = connections;
+
+	while (connection && !connection->blocked)
+		connection = connection->next;
+	return connection ? LOOK_AGAIN : -1;
+}
+
+static void try_again(struct usmbd *usmbd)
+{
+	struct connection *connection;
+
+	for (connection = connections; connection; connection = connection->next) {
+		connection->blocked = 0;
+		echo(usmbd, connection);
 	}
 }
 
@@ -234,7 +258,9 @@ int main(int argc, char **argv)
 			handle(usmbd, event);
 		else if (result != -EAGAIN)
 			fail("reading");
-		else if (poll(&readable, 1, -1) < 0 && errno != EINTR)
+		else if ((result = poll(&readable, 1, patience())) == 0)
+			try_again(usmbd);
+		else if (result < 0 && errno != EINTR)
 			fail("poll");
 	}
 	usmbd_close(usmbd);

@@ -146,6 +146,17 @@ try:
     check("a status page to write worked", False)
 except OSError as error:
     check(f"a status page to write: {errno.errorcode[error.errno]}", error.errno == errno.EPERM)
+for what, flags, mode, length, number in (("private", mmap.MAP_PRIVATE, os.O_RDONLY, 4096, errno.EPERM),
+                                          ("of two", mmap.MAP_SHARED, os.O_RDONLY, 8192, errno.EINVAL),
+                                          ("of a reader", mmap.MAP_SHARED, os.O_RDONLY, 4096, 0)):
+    fd = os.open("/dev/usmbd", mode)
+    try:
+        mmap.mmap(fd, length, flags, mmap.PROT_READ, offset=raw.STATUS_PAGE_OFFSET).close()
+        got = 0
+    except OSError as error:
+        got = error.errno
+    check(f"a status page, {what}: {errno.errorcode.get(got, 'mapped')}", got == number)
+    os.close(fd)
 check("the status page's version", struct.unpack_from("<I", device.map_status_page())[0] == raw.VERSION)
 device.close()
 print(f"{len(EINVAL) + len(ENOENT)} wrong records, {failures} failures")

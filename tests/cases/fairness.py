@@ -141,7 +141,7 @@ def main():
                         "--seconds", SECONDS + 4)
         time.sleep(2)
         _, messages, count, took, others, memory = measure(good, item)
-        output, _ = pest.communicate(timeout=100)
+        output, _ = pest.communicate(timeout=100 * lib.SLOW)
         share = messages / max(count * took, 1) / alone
         print(f"{how}: {messages} messages, {count} turns of {took:.1f} us: {100 * share:.0f} % of alone; "
               f"others took {others} us; {memory} bytes of one connection at most; {output.strip()}")

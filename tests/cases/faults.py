@@ -56,14 +56,16 @@ def prepare():
 
 
 TEXT = prepare()
+FAIL_NTH = "/proc/thread-self/fail-nth"
 injected = collections.Counter()
 
 
 def nth(number):
     """The `number`th site that this thread comes to fails; zero: none. Whether the last one set came."""
-    with open("/proc/thread-self/fail-nth", "r+", encoding="ascii") as file:
+    # Opened twice, since it cannot seek.
+    with open(FAIL_NTH, encoding="ascii") as file:
         left = int(file.read())
-        file.seek(0)
+    with open(FAIL_NTH, "w", encoding="ascii") as file:
         file.write(str(number))
     return left == 0
 
@@ -182,7 +184,7 @@ def system_calls():
 def without_peers():
     """Every call that needs no connection."""
     device = Device()
-    device.map_area(1)
+    area = device.map_area(1)
     memory = mmap.mmap(-1, 3 << 20)
     memory.write(bytes(3 << 20))
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -198,6 +200,7 @@ def without_peers():
         device.write(record)
         device.expect(event)
     device.close()
+    area.close()
 
 
 def one_failure(kind, number):
@@ -328,4 +331,5 @@ finally:
     for name in KINDS:
         debugfs(name, probability=0)
     print("failures that came:", dict(injected), sum(injected.values()))
+lib.tally(sum(injected.values()), "failed allocations and copies")
 lib.finish()

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -236,7 +237,31 @@ def nowait():
     server.device.close()
 
 
-for part in (lengths, prefix, room, without_memory, nowait):
+def blame():
+    """A message that is posted between the parts of an RDMA_READ is not told what became of these."""
+    server = lib.Server(lib.ROCE)
+    process = lib.peer("hold", lib.ROCE, "--seconds", 100 * lib.SLOW)
+    connection = server.accept_one()
+    area = server.device.map_area(1)
+    area[0] = 1
+    # More work requests than are posted at a time, and the peer gave no key.
+    descriptors = [(4096 * number, 1, 1) for number in range(100)]
+    server.device.write(raw.rdma(raw.RDMA_READ, connection, [(0, 0, 100)], descriptors, user_data=1)
+                        + raw.send_pdu(connection, b"behind", user_data=2))
+    statuses = {}
+    while len(statuses) < 2:
+        opcode, _, user_data, body = server.device.next(20 * lib.SLOW)
+        if opcode in (raw.RDMA_COMPLETE, raw.PDU_SENT):
+            statuses[user_data] = struct.unpack_from("<QI", body)[1]
+    # 1: the connection ended first; 2: remote access.
+    check(f"statuses of the read and the message: {statuses}", statuses == {1: 2, 2: 1})
+    process.kill()
+    process.communicate()
+    area.close()
+    server.device.close()
+
+
+for part in (lengths, prefix, room, without_memory, nowait, blame):
     print(part.__name__, flush=True)
     part()
 lib.finish()

@@ -285,6 +285,44 @@ def ends(what, peer_end, reason, error):
     server.device.close()
 
 
+def put_back():
+    """A reader without room for the next event may have it for a moment: who finds none then is woken
+    when it is back."""
+    fd = os.open("/dev/usmbd", os.O_RDWR | os.O_NONBLOCK)
+    lengths = []
+    for count in (1, 2):
+        os.write(fd, nop(0) * count)
+        lengths.append(len(os.read(fd, 1 << 20)))
+    four = lengths[0] + 3 * (lengths[1] - lengths[0])
+    stop, polled = threading.Event(), 0
+
+    def sleeper():
+        nonlocal polled
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while not stop.is_set():
+            poll.poll()
+            polled += 1
+
+    thread = threading.Thread(target=sleeper)
+    thread.start()
+    for number in range(1000):
+        os.write(fd, nop(0) * 5)
+        os.read(fd, four)
+        before = polled
+        end = time.monotonic() + LIMIT
+        while polled == before and time.monotonic() < end:
+            time.sleep(0)
+        if polled == before:
+            check(f"an event that was put back wakes nobody ({number})", False)
+            break
+        check("one was left", drain(fd) == 1)
+    stop.set()
+    os.write(fd, nop(0))
+    thread.join()
+    os.close(fd)
+
+
 def orderly():
     ends("killed peer", True, lib.REASON_PEER, 0)
 
@@ -293,7 +331,7 @@ def not_orderly():
     ends("dropped", False, 10, ERR)
 
 
-for part in (level_and_edge, oneshot_and_exclusive, room, command_bytes, orderly, not_orderly):
+for part in (level_and_edge, oneshot_and_exclusive, room, command_bytes, put_back, orderly, not_orderly):
     print(part.__name__, flush=True)
     part()
 lib.finish()

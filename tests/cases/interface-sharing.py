@@ -19,6 +19,7 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
 from lib import check, raw, refused  # noqa: E402
+from stalling import Stalling  # noqa: E402
 
 libc = ctypes.CDLL(None, use_errno=True)
 SETRESUID = 117
@@ -250,18 +251,14 @@ def signals():
 def busy_reader():
     """While one reader is stuck in a page fault, others that may not wait are told so, and those that
     may can be killed."""
-    userfaultfd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
-    if userfaultfd < 0 and ctypes.get_errno() == errno.ENOSYS:
+    try:
+        memory = Stalling()
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
         print("this kernel has no userfaultfd", flush=True)
         return
-    import fcntl
-    import mmap
-    # UFFDIO_API, UFFDIO_REGISTER (missing), UFFDIO_ZEROPAGE.
-    api = bytearray(struct.pack("<QQQ", 0xaa, 0, 0))
-    fcntl.ioctl(userfaultfd, 0xc018aa3f, api)
-    area = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    fcntl.ioctl(userfaultfd, 0xc020aa00, bytearray(struct.pack("<QQQQ", start, mmap.PAGESIZE, 1, 0)))
+    start = memory.last
     device = raw.Device()
     device.write(nop(1), nop(2))
     # Forked before there are threads; it reads when it is told to.
@@ -288,15 +285,61 @@ def busy_reader():
         time.sleep(0.02)
     check(f"another that waits can be killed: {ended}", ended == (child, signal.SIGKILL))
     check("writing goes on", os.write(device.fd, nop(3)) == 16)
-    fcntl.ioctl(userfaultfd, 0xc020aa04, bytearray(struct.pack("<QQQq", start, mmap.PAGESIZE, 0, 0)))
+    memory.let_come()
     stuck.join(LIMIT)
     check(f"it gets all of them: {result}", result == [16 + 3 * 16])
     check("in order", [n for _, _, n, _ in raw.events(ctypes.string_at(start, 64))] == [1, 2, 3])
     device.close()
-    os.close(userfaultfd)
 
 
-for part in (other_credentials, two_writers, pieces_in_order, passed, signals, busy_reader):
+def page():
+    """The status page is about the one connection that a context has, whatever it had before."""
+    server = lib.Server(lib.ROCE)
+    device = raw.Device()
+    status = device.map_status_page()
+
+    def now():
+        """State, reason and number; bytes accepted and completed; connections."""
+        state, reason = struct.unpack_from("<II", status, 12)
+        number, = struct.unpack_from("<Q", status, 24)
+        return ((state, reason, number), struct.unpack_from("<QQ", status, 120),
+                struct.unpack_from("<I", status, 8)[0])
+
+    def come():
+        process = lib.peer("hold", lib.ROCE, "--seconds", 100 * lib.SLOW)
+        return process, server.accept_one(device)
+
+    def go(process, number):
+        process.kill()
+        process.communicate()
+        _, _, body = device.expect(raw.DISCONNECTED, 30 * lib.SLOW)
+        ended, reason = struct.unpack_from("<QI", body)
+        check("the one that went", ended == number)
+        return reason
+
+    first, a = come()
+    device.write(raw.send_pdu(a, bytes(1000)))
+    device.expect(raw.PDU_SENT)
+    check(f"of one: {now()}", now() == ((2, 0, a), (1000, 1000), 1))
+    second, b = come()
+    check(f"of two: {now()}", now()[2] == 2)
+    device.write(raw.send_pdu(b, bytes(100)))
+    device.expect(raw.PDU_SENT)
+    go(first, a)
+    check(f"of the other one: {now()}", now() == ((2, 0, b), (100, 100), 1))
+    device.write(raw.send_pdu(b, bytes(10)))
+    device.expect(raw.PDU_SENT)
+    reason = go(second, b)
+    check(f"of none any more: {now()}", now() == ((3, reason, b), (110, 110), 0))
+    third, c = come()
+    check(f"of the next one: {now()}", now() == ((2, 0, c), (0, 0), 1))
+    go(third, c)
+    status.close()
+    device.close()
+    server.device.close()
+
+
+for part in (other_credentials, two_writers, pieces_in_order, passed, page, signals, busy_reader):
     print(part.__name__, flush=True)
     part()
 lib.finish()

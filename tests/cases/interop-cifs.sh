@@ -51,7 +51,7 @@ for credits in 1 2 3 10; do
 	parameters smbd_receive_credit_max $credits smbd_send_credit_target $credits
 	# cifs.ko may sit on credits until it has something to send (docs/protocol.md,
 	# "Where others are wrong"), which is an echo at the latest.
-	files "credits-$credits" echo_interval=1
+	files "credits-$credits" echo_interval=$SLOW
 done
 for size in 128 512 1024 8192; do
 	usual

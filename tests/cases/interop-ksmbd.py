@@ -47,9 +47,9 @@ def answers(serve):
     """What comes back for each request."""
     told = {}
     for name, request in requests():
-        process = lib.peer("raw", "10.9.0.1", "--timeout", 8, f"send:{request}", "show")
+        process = lib.peer("raw", "10.9.0.1", "--timeout", 8 * lib.SLOW, f"send:{request}", "show")
         serve(process)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60 * lib.SLOW)
         shown = [line[7:] for line in output.splitlines() if line.startswith("shown: ")]
         check(f"{name}: {output}", len(shown) == 1)
         told[name] = shown[0] if shown else output
@@ -57,7 +57,7 @@ def answers(serve):
 
 
 def lab(*arguments):
-    subprocess.run(["lab", *arguments], check=True, timeout=120)
+    subprocess.run(["lab", *arguments], check=True, timeout=120 * lib.SLOW)
 
 
 os.makedirs("/run/lab/log", exist_ok=True)

@@ -52,17 +52,17 @@ def half_open(backlog=5):
     device = raw.Device()
     device.listen(lib.ROCE, backlog=backlog)
     crowd = lib.peer("crowd", lib.ROCE, "--count", 2 * backlog, "--threads", 1, "--timeout", 5)
-    output, _ = crowd.communicate(timeout=100)
+    output, _ = crowd.communicate(timeout=100 * lib.SLOW)
     check(f"without negotiation: {output}", output == f"crowd: {backlog} of {2 * backlog} came in\n")
     check("silent connections stay", lib.until(lambda: lib.statistics()["connections"] == 0))
-    holds = lib.peer("hold", lib.ROCE, "--connections", backlog, "--seconds", 60, "--timeout", 40)
+    holds = lib.peer("hold", lib.ROCE, "--connections", backlog, "--seconds", 60 * lib.SLOW, "--timeout", 40 * lib.SLOW)
     tickets = [device.expect(raw.CONNECTION_READY)[2][16:32] for _ in range(backlog)]
-    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
-    output, _ = late.communicate(timeout=60)
+    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10 * lib.SLOW)
+    output, _ = late.communicate(timeout=60 * lib.SLOW)
     check(f"one more than the backlog: {output}", late.returncode == 1 and "rejected" in output.lower())
     device.write(raw.accept(tickets[0]))
     device.expect(raw.ACCEPTED)
-    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
+    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10 * lib.SLOW)
     device.write(raw.accept(device.expect(raw.CONNECTION_READY)[2][16:32]))
     device.expect(raw.ACCEPTED)
     lib.ended_well("one more when another was accepted", late)
@@ -75,7 +75,7 @@ def half_open(backlog=5):
 def command_bytes(limit=COMMAND_BYTES):
     """Lists of transfers under way."""
     server = lib.Server(lib.ROCE)
-    process = lib.peer("hold", lib.ROCE, "--seconds", 100, "--end")
+    process = lib.peer("hold", lib.ROCE, "--seconds", 100 * lib.SLOW, "--end")
     connection = server.accept_one()
     device = server.device
     area = device.map_area(1)
@@ -159,10 +159,10 @@ def areas():
 def connections(most):
     """Of a listener, accepted ones too."""
     server = lib.Server(lib.ROCE)
-    holds = [lib.peer("hold", lib.ROCE, "--seconds", 100, "--end") for _ in range(most)]
+    holds = [lib.peer("hold", lib.ROCE, "--seconds", 100 * lib.SLOW, "--end") for _ in range(most)]
     check("connections come", server.serve(lambda: len(server.accepted) == most, 30))
-    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
-    output, _ = late.communicate(timeout=60)
+    late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10 * lib.SLOW)
+    output, _ = late.communicate(timeout=60 * lib.SLOW)
     check(f"one more connection: {output}", late.returncode == 1 and "rejected" in output.lower())
     # Another listener has places of its own.
     other = lib.Server(lib.IWARP)
@@ -174,7 +174,7 @@ def connections(most):
     check("one ends", server.serve(lambda: server.reasons, 30))
 
     def again():
-        late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10)
+        late = lib.peer("hold", lib.ROCE, "--seconds", 1, "--timeout", 10 * lib.SLOW)
         server.serve(lambda: late.poll() is not None, 30)
         late.communicate()
         return late.returncode == 0
@@ -206,12 +206,23 @@ def events(most):
     fit = most // (255 + 1 + 3)
     holds = []
     for number in range(fit + 1):
-        holds.append(lib.peer("hold", lib.ROCE, "--seconds", 100, "--end"))
+        holds.append(lib.peer("hold", lib.ROCE, "--seconds", 100 * lib.SLOW, "--end"))
         if number < fit:
             server.serve(lambda: len(server.accepted) == len(holds), 30)
     check(f"{len(server.accepted)} connections", len(server.accepted) == fit)
     _, _, body = server.device.expect(raw.CONNECTION_READY)
     refused("ACCEPT without slots", errno.EAGAIN, lambda: server.device.write(raw.accept(body[16:32])))
+    # With fewer receives it fits, and then there is none left.
+    for credits in range(254, 0, -1):
+        server.device.write(raw.set_parameters(receive_credit_max=credits))
+        try:
+            server.device.write(raw.accept(body[16:32]))
+            break
+        except BlockingIOError:
+            pass
+    server.device.expect(raw.ACCEPTED)
+    taken = os.write(server.device.fd, raw.record(raw.NOP) * 40)
+    check(f"{taken // 16} of 40 commands are taken with all connections there", taken == 40 * 16)
     for hold in holds:
         hold.kill()
         hold.communicate()

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 # What was accepted leaves after the last close(); a peer that takes nothing is not waited for long.
+# USMBD_TEST_COUNT= says how often.
 # lanes: stock
 # kernels: default
 # timeout: 90
@@ -47,5 +48,9 @@ def linger():
         server.device.close()
 
 
-linger()
+COUNT = int(os.environ.get("USMBD_TEST_COUNT", 1))
+for _ in range(COUNT):
+    linger()
+lib.tally(2 * COUNT, "last close with messages unsent")
+lib.tally(2 * COUNT, "last close, and a peer that takes nothing")
 lib.finish()

@@ -61,7 +61,7 @@ for round in $(seq "$count"); do
 				$mend "$device" || fail "$mend $device"
 				kill -KILL $peer 2>/dev/null
 				wait $peer 2>/dev/null
-				until_true 60 client usmbd-peer echo "$address" --timeout 5 --sizes 1000 ||
+				until_true 60 client usmbd-peer echo "$address" --timeout $((5 * SLOW)) --sizes 1000 ||
 					fail "no echo after $mend on $device ($traffic, $round)"
 			done
 		done
@@ -70,3 +70,5 @@ done
 echo "$((count * 8)) silences"
 stop_server
 all_back
+tally $((count * 4)) "all packets dropped"
+tally $((count * 4)) "interface down and up"

@@ -19,7 +19,7 @@ share_client() {
 	local where=() server=$2 commands=$3
 	[ "$1" = here ] || where=("${IN_CLIENT[@]}")
 	shift 3
-	over_rdma "${where[@]}" timeout 100 smbclient "//$server/share" -U smbtest%pw -c "$commands" "$@" >/tmp/smbclient.out 2>&1
+	over_rdma "${where[@]}" timeout $((100 * SLOW)) smbclient "//$server/share" -U smbtest%pw --timeout=$((20 * SLOW)) -c "$commands" "$@" >/tmp/smbclient.out 2>&1
 }
 
 # files_come_back WHERE SERVER SIZE...: files of these sizes go to the share and back by

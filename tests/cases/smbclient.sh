@@ -40,7 +40,7 @@ share_client client 10.9.0.1 ls --client-protection=encrypt ||
 # Another program, an address that is not named, no addresses at all: TCP, which nobody serves.
 made=$(statistic connections_made)
 for way in USMBD_PRELOAD_PROGRAM=smbtorture USMBD_PRELOAD_CONNECT=10.9.1.0/24 USMBD_PRELOAD_CONNECT=; do
-	over_rdma "${IN_CLIENT[@]}" env "$way" timeout 100 smbclient //10.9.0.1/share -U smbtest%pw -c ls >/tmp/smbclient.out 2>&1 &&
+	over_rdma "${IN_CLIENT[@]}" env "$way" timeout $((100 * SLOW)) smbclient //10.9.0.1/share -U smbtest%pw -c ls >/tmp/smbclient.out 2>&1 &&
 		fail "with $way it works"
 	grep -q NT_STATUS_CONNECTION_REFUSED /tmp/smbclient.out || fail "with $way: $(cat /tmp/smbclient.out)"
 done

@@ -78,7 +78,7 @@ client rdma link add rxe1 type rxe netdev veth1
 rdma link add siw0 type siw netdev veth2
 client rdma link add siw1 type siw netdev veth3
 random /tmp/file 100000
-until_true 20 timeout 30 lab mount rdma /mnt cache=none || fail "the new device is not used"
+until_true 20 within 30 lab mount rdma /mnt cache=none || fail "the new device is not used"
 there_and_back /tmp/file /mnt new-device
 lab umount /mnt
 stop_smbd

@@ -24,7 +24,7 @@ stop_smbd() {
 share() {
 	local dir=$1
 	shift
-	timeout 60 lab mount rdma "$dir" cache=none nosharesock "$@" || fail "mount $dir $*"
+	within 60 lab mount rdma "$dir" cache=none nosharesock "$@" || fail "mount $dir $*"
 }
 
 # share_iwarp DIR ADDRESS: the same over siw, from the server's own network:
@@ -33,7 +33,7 @@ share() {
 share_iwarp() {
 	modprobe cifs
 	mkdir -p "$1"
-	timeout 60 mount -t cifs "//$2/share" "$1" -o user=smbtest,password=pw,vers=3.1.1,rdma,cache=none,nosharesock ||
+	within 60 mount -t cifs "//$2/share" "$1" -o user=smbtest,password=pw,vers=3.1.1,rdma,cache=none,nosharesock ||
 		fail "mount $1 over siw"
 }
 
@@ -44,9 +44,9 @@ random() {
 
 # there_and_back FILE DIR NAME: copies FILE to the share and back, and compares.
 there_and_back() {
-	timeout 100 cp "$1" "$2/$3" || fail "cp to $2/$3"
+	within 100 cp "$1" "$2/$3" || fail "cp to $2/$3"
 	cmp "$1" "/srv/share/$3" || fail "$3 arrived as another file"
-	timeout 100 cp "$2/$3" "/tmp/back-$3" || fail "cp from $2/$3"
+	within 100 cp "$2/$3" "/tmp/back-$3" || fail "cp from $2/$3"
 	cmp "$1" "/tmp/back-$3" || fail "$3 came back as another file"
 	rm -f "/tmp/back-$3"
 }

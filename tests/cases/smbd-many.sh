@@ -25,7 +25,7 @@ for worker in "${workers[@]}"; do
 done
 # Several requests at a time on one connection.
 if command -v fio >/dev/null; then
-	timeout 100 fio --name=mixed --directory=/tmp/m0 --size=4m --bs=64k --rw=randrw --ioengine=libaio --iodepth=8 --direct=1 \
+	within 100 fio --name=mixed --directory=/tmp/m0 --size=4m --bs=64k --rw=randrw --ioengine=libaio --iodepth=8 --direct=1 \
 		--numjobs=3 --verify=crc32c --verify_fatal=1 --do_verify=1 --minimal >/tmp/fio.out 2>&1 || {
 		tail -n 20 /tmp/fio.out
 		fail "fio with verification"

@@ -20,7 +20,7 @@ while [ $inside -lt "$count" ]; do
 	tries=$((tries + 1))
 	[ $tries -le $((3 * count)) ] || fail "only $inside of $tries stops met a running copy"
 	rm -f /srv/share/file
-	timeout -k 5 90 cp /tmp/file /mnt/file 2>/tmp/cp.out &
+	within 90 cp /tmp/file /mnt/file 2>/tmp/cp.out &
 	copy=$!
 	until_true 20 test -s /srv/share/file || fail "the copy does not begin"
 	# The copy takes a second or so here.
@@ -36,7 +36,7 @@ while [ $inside -lt "$count" ]; do
 	# A soft mount gives its caller up when it was without a server for 10 s, be it on its way back to
 	# it (cifs_wait_for_server_reconnect()).
 	end=$((SECONDS + 60))
-	until timeout 100 cp /tmp/file /mnt/again 2>/tmp/again.out; do
+	until within 100 cp /tmp/file /mnt/again 2>/tmp/again.out; do
 		if ! grep -q "Host is down" /tmp/again.out || [ $SECONDS -ge $end ]; then
 			echo "the first copy ended with $status: $(cat /tmp/cp.out)"
 			dmesg | tail -n 15
@@ -50,3 +50,4 @@ echo "$inside of $tries stops met a running copy; the client gave $gave_up copie
 lab umount /mnt
 stop_smbd
 all_gone
+tally "$inside" "smbd stopped inside a copy"

@@ -219,13 +219,17 @@ class Device:
         while data:
             data = data[os.write(self.fd, data):]
 
+    def read(self, size):
+        """A batch of events."""
+        return os.read(self.fd, size)
+
     def next(self, timeout=20.0, size=2 << 20):
         """The next event."""
         if not self.queue:
             ready, _, _ = select.select([self.fd], [], [], timeout)
             if not ready:
                 raise TimeoutError("no event came")
-            self.queue = list(events(os.read(self.fd, size)))
+            self.queue = list(events(self.read(size)))
         return self.queue.pop(0)
 
     def expect(self, opcode, timeout=20.0):

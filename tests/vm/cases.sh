@@ -61,5 +61,5 @@ if [ ${#names[@]} = 0 ]; then
 fi
 [ "$lane" != debug ] || total=$((total * 4))
 # As guest/run-cases has it.
-total=$((total * 3))
+total=$((total * 3 * ${USMBD_TEST_COUNT:-1}))
 TIMEOUT=${TIMEOUT:-$total} exec "$VM/run.sh" "$VM/guest/run-cases" "${names[@]}"

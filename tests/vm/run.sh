@@ -149,6 +149,11 @@ if [ -s "$run/out/.lab/coverage" ]; then
 	cp "$run/out/.lab/coverage" "$(mktemp "$kept/seen.XXXXXX")"
 fi
 
+# What cases did how often; see tally.sh.
+if [ -f "$run/out/tally" ]; then
+	sed "s/^/$kernel $(git -C "$TOP" describe --always --dirty 2>/dev/null || echo unknown) /" "$run/out/tally" >>"$BUILD/tally"
+fi
+
 bad=0
 if ! "$VM/guest/splats" <"$run/dmesg" >"$run/splats" || ! "$VM/guest/splats" <"$run/console" >>"$run/splats"; then
 	say "vm: the kernel complained (all of its log: $rel/dmesg):"

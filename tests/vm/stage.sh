@@ -17,6 +17,13 @@ build_release() {
 	"$VM/cargo.sh" build --quiet --release --workspace --bins --lib --examples
 }
 
+# fsx, which Debian has not. What it does takes no time beside what it waits for.
+build_fsx() {
+	[ -x "$BUILD/tools/bin/fsx" ] ||
+		"$VM/user.sh" cargo install --quiet --debug --locked --version "=0.3.2" --root "$BUILD/tools" \
+			--target-dir "$BUILD/cargo-tools" fsx
+}
+
 # copy FOLDER FILE...: those of the files that exist.
 copy() {
 	local to=$stage.new/$1 f
@@ -31,11 +38,12 @@ make_stage() {
 	local out=$BUILD/cargo/release
 	build_release
 	build_compat32
+	build_fsx
 	rm -rf "$stage.new"
 	copy lib "$out"/libusmbd_preload.so
 	"$VM/user.sh" "$TOP/userlib/link.sh" "$out/libusmbd.a" "$stage.new/lib"
 	copy bin "$out"/usmbdctl "$out"/usmbd-peer "$out"/usmbd-bench "$out"/usmbd-fuzz-device "$out"/examples/echo \
-		"$BUILD"/compat32
+		"$BUILD"/compat32 "$BUILD"/tools/bin/fsx
 	copy include "$TOP"/userlib/include/*.h
 	"$VM/user.sh" cc -std=gnu11 -O2 -Wall -Wextra -Werror -I "$stage.new/include" \
 		-o "$stage.new/bin/c-echo" "$TOP/tests/c/echo.c" -L "$stage.new/lib" -lusmbd

@@ -1,15 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # test-debug.sh: make test-debug. Every guest suite of the stock lane, on the
-# debug lane's kernel; after each, the module's memory is accounted for. A few
-# suites share a guest, and two guests run side by side. A case that cannot run
+# debug lane's kernel; after each, the module's memory is accounted for. The
+# suites share two guests, which run side by side, or more if there are more
+# than MOST for each. A case that cannot run
 # there says why in its header ("# not on debug: REASON"). The closing line is
 #   suites: N of N, splats: 0, leaks: 0
 # SUITES="a b" runs only these, GO_ON=1 only those that have not passed yet.
 . "$(dirname "$0")/lib.sh"
 
 kept=$BUILD/test-debug
-most=${MOST:-10}
+most=${MOST:-30}
 mkdir -p "$kept"
 [ -n "${GO_ON:-}" ] || rm -f "$kept/results"
 touch "$kept/results"
@@ -64,7 +65,7 @@ group() {
 	local run=test-debug-$1
 	shift
 	say "test-debug: $*"
-	LANE=debug KREL='' RUN=$run TIMEOUT=$(seconds "$@") CMDLINE="${CMDLINE:-} slub_debug=U LAB_NO_USMBD=1" \
+	LANE=debug KREL='' RUN=$run TIMEOUT=$(seconds "$@") CMDLINE="${CMDLINE:-} slub_debug=U kmemleak=off LAB_NO_USMBD=1" \
 		"$VM/run.sh" "$VM/guest/run-suites" "$@" || true
 	cat "$BUILD/vm/$run/out/suites" >>"$kept/results" 2>/dev/null || true
 	# What the kernel said outside of any suite, at its end for instance.
@@ -79,13 +80,18 @@ for suite in "${suites[@]}"; do
 	sed -i "/^$suite /d" "$kept/results"
 done
 
-# Two guests side by side: a guest sleeps much.
+# Two guests side by side: a guest sleeps much. They take turns in the list, where long suites of
+# one kind stand together.
 : >"$kept/outside"
-number=0
-for ((at = 0; at < ${#left[@]}; at += most)); do
+guests=$(((${#left[@]} + most - 1) / most))
+[ $guests -ne 1 ] || [ ${#left[@]} -lt 4 ] || guests=2
+for ((number = 0; number < guests; number++)); do
 	[ $number -lt 2 ] || wait -n || true
-	number=$((number + 1))
-	group $number "${left[@]:at:most}" &
+	share=()
+	for ((at = number; at < ${#left[@]}; at += guests)); do
+		share+=("${left[at]}")
+	done
+	group $((number + 1)) "${share[@]}" &
 done
 wait
 outside=$(wc -l <"$kept/outside")

@@ -218,7 +218,7 @@ impl Ledger {
                 if self.in_flight > 0 {
                     self.in_flight -= 1;
                     self.slots += 1;
-                    self.connection.handle_sent(now);
+                    self.connection.handle_sent(1, now);
                 }
             }
             Operation::Pass(milliseconds) => self.now = now.after(milliseconds.into()),

@@ -103,7 +103,7 @@ fn request(pdu: &[u8]) {
         Err(Reason::RequestVersion) => {
             let refusal = transmit(&mut connection);
             assert_eq!(number(&refusal.header, 12, 4), 0xC000_00BB);
-            connection.handle_sent(NOW);
+            connection.handle_sent(1, NOW);
             assert_eq!(connection.end(), Some(Reason::RequestVersion));
         }
         Err(reason) => {
