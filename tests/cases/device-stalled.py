@@ -3,7 +3,6 @@
 # A device goes in time, also while write() waits for memory that does not come.
 # lanes: stock
 # kernels: default
-# not on debug: its kernel has no userfaultfd()
 # timeout: 60
 """userfaultfd() plays the file server that does not answer: the payload stands on a page of its."""
 

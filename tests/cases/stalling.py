@@ -15,10 +15,7 @@ UFFD_API, MODE_MISSING = 0xaa, 1
 
 
 class Stalling:
-    """`before` bytes, whole pages, and one page more: who touches that one waits until it may come.
-
-    OSError, ENOSYS, if the kernel has no userfaultfd().
-    """
+    """`before` bytes, whole pages, and one page more: who touches that one waits until it may come."""
 
     def __init__(self, before=0):
         self.memory = mmap.mmap(-1, before + PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
