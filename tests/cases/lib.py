@@ -106,11 +106,12 @@ class Server:
         self.messages = {}
         self.reasons = []
         self.accepted = []
+        self.unsent = []
 
     def event(self, timeout):
         """Handles one event; false if none came."""
         try:
-            opcode, _, _, body = self.device.next(timeout)
+            opcode, _, user_data, body = self.device.next(timeout)
         except TimeoutError:
             return False
         if opcode == raw.CONNECTION_READY:
@@ -121,6 +122,9 @@ class Server:
             connection, reason = struct.unpack_from("<QI", body)
             self.messages.pop(connection, None)
             self.reasons.append(reason)
+        elif opcode == raw.PDU_SENT:
+            # Those that were sent are QUIET.
+            self.unsent.append(user_data)
         elif opcode == raw.PDU_RECEIVED:
             connection, total, offset, length, _ = struct.unpack_from("<QIIII", body)
             message = self.messages.setdefault(connection, bytearray())
@@ -128,7 +132,8 @@ class Server:
             if offset + length == total:
                 del self.messages[connection]
                 try:
-                    self.device.write(raw.send_pdu(connection, bytes(message), flags=raw.QUIET))
+                    self.device.write(raw.send_pdu(connection, bytes(message), flags=raw.QUIET,
+                                                   user_data=len(message)))
                 except OSError:
                     pass
         return True
