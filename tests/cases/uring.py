@@ -51,12 +51,18 @@ class Ring:
         self.cq_head, self.cq_tail, self.cq_mask, _, _, self.cqes = struct.unpack_from("<6I", parameters, 80)
         self.ring = mmap.mmap(self.fd, max(self.sq_array + 4 * sq_entries, self.cqes + 16 * cq_entries),
                               offset=0)
+        # struct.pack_into() zeroes what it is about to write: a polling kernel thread would see a tail
+        # of 0, and take a ringful of entries that nobody submitted, over and over.
+        self.words = memoryview(self.ring).cast("I")
         self.sqes = mmap.mmap(self.fd, 64 * sq_entries, offset=0x10000000)
         self.polls = bool(flags & SQPOLL)
         self.done = {}
 
     def number(self, at):
-        return struct.unpack_from("<I", self.ring, at)[0]
+        return self.words[at // 4]
+
+    def set_number(self, at, value):
+        self.words[at // 4] = value & 0xffffffff
 
     def register(self, what, argument, count):
         syscall(REGISTER, self.fd, what, ctypes.addressof(argument), count)
@@ -78,8 +84,8 @@ class Ring:
             address = buffer.address if buffer else 0
         SQE.pack_into(self.sqes, 64 * slot, opcode, flags, 0, fd, offset, address, length, rw_flags,
                       user_data, index, 0, 0, 0, 0)
-        struct.pack_into("<I", self.ring, self.sq_array + 4 * slot, slot)
-        struct.pack_into("<I", self.ring, self.sq_tail, tail + 1)
+        self.set_number(self.sq_array + 4 * slot, slot)
+        self.set_number(self.sq_tail, tail + 1)
 
     def enter(self, wait=0):
         if self.polls:
@@ -96,7 +102,7 @@ class Ring:
             user_data, result, _ = struct.unpack_from("<QiI", self.ring, at)
             self.done[user_data] = result
             head += 1
-            struct.pack_into("<I", self.ring, self.cq_head, head)
+            self.set_number(self.cq_head, head)
 
     def result(self, user_data, seconds=20):
         """What became of it; None if nothing did yet."""
@@ -112,5 +118,6 @@ class Ring:
 
     def close(self):
         self.sqes.close()
+        self.words.release()
         self.ring.close()
         os.close(self.fd)
