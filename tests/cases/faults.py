@@ -121,7 +121,7 @@ class Server(serve.Server):
 
     def __init__(self, where):
         self.device = Device()
-        self.device.listen(where)
+        self.listener = self.device.listen(where)
         self.area, self.messages, self.unsent, self.reads, self.number = None, {}, {}, {}, 0
         self.reasons = []
 
@@ -176,7 +176,7 @@ def system_calls():
             server.device.write(record)
             server.device.next()
         server.device.write(raw.set_parameters(receive_credit_max=8))
-        server.device.write(raw.record(raw.CLOSE_LISTENER, (1).to_bytes(8, "little")))
+        server.device.write(raw.close_listener(server.listener))
         server.device.expect(raw.LISTENER_CLOSED)
         server.device.close()
 
