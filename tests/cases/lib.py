@@ -98,8 +98,8 @@ def poll_now(fd, events=select.POLLIN | select.POLLOUT | select.POLLRDHUP):
 class Server:
     """A context that listens, accepts everything, and echoes messages."""
 
-    def __init__(self, where, **parameters):
-        self.device = raw.Device()
+    def __init__(self, where, device=None, **parameters):
+        self.device = device or raw.Device()
         if parameters:
             self.device.write(raw.set_parameters(**parameters))
         self.device.listen(where)
