@@ -26,7 +26,7 @@ impl<T> Few<T> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, make: impl FnOnce() -> T) -> Result {
         if self.first.is_some() {
             return self.push_other(make());

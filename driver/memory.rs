@@ -230,6 +230,7 @@ struct Named {
 
 impl Named {
     /// See [`AreaSlot::resolve`].
+    #[inline(always)]
     fn by(area: &Area, range: &MemoryRange) -> Result<Self> {
         if range.reserved.get() != 0 {
             return Err(EINVAL);

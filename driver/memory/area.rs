@@ -151,6 +151,7 @@ impl Area {
 
     /// The memory of the buffer with this number, if it has any, or of the registration with this
     /// handle.
+    #[inline]
     pub(super) fn memory(&self, number: u32) -> Option<Memory> {
         let inner = self.inner.lock();
         if number >= FIRST_HANDLE {

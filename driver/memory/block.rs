@@ -53,11 +53,18 @@ impl Block {
     /// # Errors
     ///
     /// `EIO` if the device cannot reach it coherently, `ENODEV`, `ENOMEM`.
+    #[inline(always)]
     pub(super) fn on(&self, device: &Arc<Device>) -> Result<Arc<DeviceBuffer>> {
         let mut devices = self.devices.lock();
-        if let Some(known) = devices.known.iter().find(|known| known.is_on(device)) {
-            return Ok(known.clone());
+        match devices.known.iter().find(|known| known.is_on(device)) {
+            Some(known) => Ok(known.clone()),
+            None => self.make(device, &mut devices),
         }
+    }
+
+    /// As [`Self::on`], where it was not named yet.
+    #[cold]
+    fn make(&self, device: &Arc<Device>, devices: &mut Devices) -> Result<Arc<DeviceBuffer>> {
         let made = DeviceBuffer::new(device, &self.pages, self.span.clone(), Access::Local)?;
         // A command that named it in time has it to itself.
         if !devices.retired {

@@ -218,7 +218,7 @@ impl DeviceBuffer {
 
     /// The scatter/gather entry for at most `length` bytes from `offset` on: as many as one key
     /// covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sge(&self, offset: u32, length: u32) -> Option<Sge> {
         match self.key.as_ref() {
             Some(key) => key.sge((offset as usize).checked_sub(self.start)?, length),
@@ -226,6 +226,7 @@ impl DeviceBuffer {
         }
     }
 
+    #[cold]
     fn sge_of_region(&self, offset: usize, length: u32) -> Option<Sge> {
         let index = offset
             .checked_sub(self.base)?
@@ -256,7 +257,7 @@ impl Key {
     }
 
     /// The entry for `length` bytes from its byte `within` on, if there are so many.
-    #[inline]
+    #[inline(always)]
     fn sge(&self, within: usize, length: u32) -> Option<Sge> {
         let left = self.length.checked_sub(within)?;
         Some(Sge {

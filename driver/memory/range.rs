@@ -59,6 +59,7 @@ impl Memory {
     /// Appends what `length` bytes from `offset` on are on `device`: one range in each block that
     /// they touch. They have been checked to be inside, and not to be none. `sink` as in
     /// [`AreaSlot::resolve`](super::AreaSlot::resolve).
+    #[inline(always)]
     pub(super) fn resolve(
         self,
         device: &Arc<Device>,
@@ -109,7 +110,7 @@ impl Memory {
 
     /// The block with byte `at`, counted from the first block on, on `device`; `length` bytes of it
     /// are meant.
-    #[inline]
+    #[inline(always)]
     fn on(
         &self,
         device: &Arc<Device>,

@@ -78,7 +78,7 @@ impl SendRequest {
 
     /// Bytes of its lists.
     pub(super) fn list_bytes(&self) -> usize {
-        Ranges::list_bytes(self.ranges.unwrap_or(0).into())
+        Ranges::list_bytes(self.ranges.unwrap_or(0))
     }
 
     fn message(&self, body: Body) -> Outgoing {

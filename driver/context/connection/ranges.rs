@@ -140,9 +140,10 @@ impl Ranges {
         self.length.saturating_sub(self.taken)
     }
 
-    /// Bytes of the lists of a command that have to be counted for so many entries.
-    pub(super) fn list_bytes(entries: usize) -> usize {
-        entries.saturating_mul(size_of::<MemoryRange>())
+    /// Bytes of a list of a command that have to be counted for so many entries: the first stands in
+    /// the command.
+    pub(super) fn list_bytes(entries: u16) -> usize {
+        usize::from(entries.saturating_sub(1)).saturating_mul(size_of::<MemoryRange>())
     }
 
     /// Takes the next bytes, `most` at most, as far as the entries go. Returns the entries filled
@@ -152,6 +153,23 @@ impl Ranges {
         (self.at, self.within) = (at, within);
         self.taken = self.taken.saturating_add(bytes);
         Some((count, bytes))
+    }
+
+    /// Takes all bytes at once, if none is taken yet and one key covers them all, as it mostly does.
+    #[inline]
+    pub(super) fn take_whole(&mut self) -> Option<Sge> {
+        let (range, None) = self.list.parts()? else {
+            return None;
+        };
+        if self.taken > 0 {
+            return None;
+        }
+        let sge = range.buffer.sge(range.offset, range.length)?;
+        if sge.length < self.length {
+            return None;
+        }
+        self.taken = self.length;
+        Some(sge)
     }
 
     /// Bytes that [`Self::take`] would take.

@@ -115,7 +115,34 @@ impl Transfer {
     }
 
     /// The next work request, which fills at most these entries.
+    #[inline(always)]
     fn next_part(&mut self, sges: &mut [Sge]) -> Option<Part> {
+        match self.only_part(sges) {
+            None => self.some_part(sges),
+            only => only,
+        }
+    }
+
+    /// The only work request of a transfer of one range under one key to or from one descriptor.
+    #[inline]
+    fn only_part(&mut self, sges: &mut [Sge]) -> Option<Part> {
+        let (descriptor, _) = self.descriptors.parts()?;
+        if descriptor.length.get() < self.ranges.length() {
+            return None;
+        }
+        let place = sges.first_mut()?;
+        *place = self.ranges.take_whole()?;
+        Some(Part {
+            count: 1,
+            length: place.length,
+            address: descriptor.offset.get(),
+            token: descriptor.token.get(),
+        })
+    }
+
+    /// As [`Self::next_part`], of any transfer.
+    #[inline(never)]
+    fn some_part(&mut self, sges: &mut [Sge]) -> Option<Part> {
         // Descriptors without bytes are allowed and skipped.
         let (descriptor, room) = loop {
             let descriptor = self.descriptors.get(self.descriptor)?;
@@ -179,9 +206,8 @@ impl Transfer {
 impl TransferRequest {
     /// Bytes of its lists.
     fn list_bytes(&self) -> usize {
-        Ranges::list_bytes(
-            usize::from(self.range_count).saturating_add(self.descriptor_count.into()),
-        )
+        Ranges::list_bytes(self.range_count)
+            .saturating_add(Ranges::list_bytes(self.descriptor_count))
     }
 }
 
@@ -310,7 +336,7 @@ impl Connection {
     }
 
     /// Remembers a transfer with its last work request, which was added just now.
-    #[inline]
+    #[inline(always)]
     fn posted(self: &Arc<Self>, state: &mut State, transfer: KBox<Transfer>, later: &mut Later) {
         if let Err(Posted::Transfer(transfer)) = state.send.remember(Posted::Transfer(transfer)) {
             self.fail_one(state, Item::Transfer(transfer), later);
