@@ -285,6 +285,17 @@ fn at_a_limit_of_memory_pieces_of_what_there_is_must_do() {
     drop((second, third));
 }
 
+/// The answer to a READ, for whose data there is no memory.
+fn answer_without_memory() -> (Script, Connection<Script>, Vec<u8>) {
+    let (script, mut connection) = pair();
+    script.0.memory.set_len(0).unwrap();
+    script.message(&request(smb2::READ, 1, 4096), 4096);
+    receive_message(&mut connection).unwrap();
+    let reply = read_reply(1, &[1; 4096]);
+    assert!(is_again(send(&mut connection, &reply)));
+    (script, connection, reply)
+}
+
 #[test]
 fn a_limit_of_memory_that_lasts_ends_the_connection() {
     let long_ago = Instant::now().checked_sub(NO_ROOM_LIMIT).unwrap();
@@ -298,12 +309,7 @@ fn a_limit_of_memory_that_lasts_ends_the_connection() {
     assert!(is_again(receive(&mut connection, 4)));
     assert_eq!(script.seen()[0], Seen::Disconnect);
     // The answer to a READ.
-    let (script, mut connection) = pair();
-    script.0.memory.set_len(0).unwrap();
-    script.message(&request(smb2::READ, 1, 4096), 4096);
-    receive_message(&mut connection).unwrap();
-    let reply = read_reply(1, &[1; 4096]);
-    assert!(is_again(send(&mut connection, &reply)));
+    let (script, mut connection, reply) = answer_without_memory();
     connection.no_room = Some((long_ago, true));
     assert!(is_again(send(&mut connection, &reply)));
     assert!(script.seen().contains(&Seen::Disconnect));
@@ -313,12 +319,7 @@ fn a_limit_of_memory_that_lasts_ends_the_connection() {
 
 #[test]
 fn a_limit_of_memory_that_does_not_last_is_forgotten() {
-    let (script, mut connection) = pair();
-    script.0.memory.set_len(0).unwrap();
-    script.message(&request(smb2::READ, 1, 4096), 4096);
-    receive_message(&mut connection).unwrap();
-    let reply = read_reply(1, &[1; 4096]);
-    assert!(is_again(send(&mut connection, &reply)));
+    let (script, mut connection, reply) = answer_without_memory();
     assert!(connection.no_room.is_some());
     script.0.memory.set_len(1 << 20).unwrap();
     send(&mut connection, &reply).unwrap();
