@@ -7,7 +7,6 @@
 """userfaultfd() plays the file server that does not answer: the payload stands on a page of its."""
 
 import errno
-import mmap
 import os
 import struct
 import subprocess
@@ -18,9 +17,8 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import lib  # noqa: E402
 from lib import check, raw  # noqa: E402
-from stalling import Stalling  # noqa: E402
+from stalling import PAGE, Stalling  # noqa: E402
 
-PAGE = mmap.PAGESIZE
 # Bytes of memory that is there.
 BEFORE = 8 * PAGE
 
